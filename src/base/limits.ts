@@ -1,0 +1,69 @@
+/**
+ * Every bound of the service in one place. A limit that the `.proto` states has the same number there; lengths are
+ * counted in characters (UTF-16 code units) unless the name says bytes.
+ */
+export const LIMITS = {
+  // Runs.
+  repositoryChars: 256,
+  labelCount: 32,
+  labelKeyChars: 63,
+  labelValueChars: 256,
+  payloadBytes: 1024 * 1024,
+  checkpointBytes: 64 * 1024,
+  priorityMax: 9,
+  concurrencyKeyChars: 256,
+  requestIdChars: 128,
+  workerIdChars: 128,
+  statusMessageChars: 1024,
+  cancelReasonChars: 1024,
+  errorCodeChars: 64,
+  errorMessageChars: 4096,
+  attemptsMax: 100,
+  /** A schedule further away than this is taken for a mistake in units. */
+  scheduleMaxMs: 10 * 365 * 24 * 3600 * 1000,
+
+  // Pipelines.
+  nameChars: 63,
+  descriptionChars: 1024,
+  stagesPerPipeline: 32,
+  leaseMinMs: 1000,
+  leaseMaxMs: 24 * 3600 * 1000,
+  timeoutMinMs: 1000,
+  timeoutMaxMs: 30 * 24 * 3600 * 1000,
+  backoffMaxMs: 24 * 3600 * 1000,
+  backoffMultiplierMax: 10,
+  activeMax: 1_000_000,
+
+  // Calls.
+  batchItems: 1000,
+  claimRuns: 1000,
+  claimWaitMaxMs: 50_000,
+  pageSizeDefault: 50,
+  pageSizeMax: 1000,
+  filterValues: 100,
+  jsonDepth: 64,
+  messageBytes: 16 * 1024 * 1024,
+  claimWaiters: 20_000,
+
+  // Watch.
+  bookmarkDefaultMs: 10_000,
+  bookmarkMinMs: 1000,
+  bookmarkMaxMs: 60_000,
+  /** Events in one page of the log, and so in one response. */
+  pageEvents: 500,
+  /** Bytes of payload after which a page of the log is cut short, so that a response stays small. */
+  pageBytes: 1024 * 1024,
+  /** What one stream may hold in the server before it has to catch up from the log by itself. */
+  streamBytes: 256 * 1024,
+  /** Bytes after which the events of one page go into another response; gRPC clients take 4 MiB by default. */
+  responseBytes: 1024 * 1024,
+  /** Pages, and events in them, that the hub remembers, so that a stream that is nearly there needs no query. */
+  recentPages: 64,
+  recentEvents: 2000,
+  streams: 20_000,
+
+  // Database.
+  poolConnections: 10,
+  poolConnectionsMax: 200,
+  pollIntervalMs: 1000,
+} as const;

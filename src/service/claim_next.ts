@@ -1,0 +1,45 @@
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import { PIPELINE_DEFAULTS } from '../run/pipeline.js';
+import type { Claim } from '../run/run.js';
+import type { CallContext, ClaimNextRequest } from './api.js';
+import type { Claims } from './claims.js';
+import { Violations } from './validate.js';
+
+export function validateClaim(found: Violations, request: ClaimNextRequest): void {
+  if (request.pipeline !== '') found.name('pipeline', request.pipeline);
+  if (request.stage === '') found.add('stage', 'is required');
+  else found.name('stage', request.stage);
+  found.text('worker_id', request.workerId, LIMITS.workerIdChars);
+  found.integer('max_runs', request.maxRuns, 0, LIMITS.claimRuns);
+  found.durationMs('wait', request.waitMs, 0, LIMITS.claimWaitMaxMs);
+  if (request.leaseMs !== 0)
+    found.durationMs('lease_duration', request.leaseMs, LIMITS.leaseMinMs, LIMITS.leaseMaxMs);
+  found.requestId('request_id', request.requestId);
+}
+
+export async function claimNext(
+  claims: Claims,
+  request: ClaimNextRequest,
+  call: CallContext,
+): Promise<readonly Claim[]> {
+  const found = new Violations();
+  validateClaim(found, request);
+  found.throwIfAny();
+  if (request.requestId !== '') {
+    throw new BatonError(
+      'NOT_IMPLEMENTED',
+      'ClaimNext does not remember a request_id yet; leave the field empty',
+    );
+  }
+  return claims.claim(
+    { pipeline: request.pipeline === '' ? PIPELINE_DEFAULTS.name : request.pipeline, stage: request.stage },
+    {
+      workerId: request.workerId,
+      leaseMs: request.leaseMs,
+      maxRuns: request.maxRuns === 0 ? 1 : request.maxRuns,
+    },
+    request.waitMs,
+    call.signal,
+  );
+}

@@ -1,0 +1,294 @@
+import type { Clock, Timer } from '../base/clock.js';
+import { BatonError, canceledError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import type { Logger } from '../base/log.js';
+import type { Claim } from '../run/run.js';
+import { decodeLeaseToken } from '../store/lease_token.js';
+import type { Queryable } from '../store/pool.js';
+import { claimRuns, type ClaimSlot } from '../store/sql/claim_runs.js';
+import type { StageKey } from '../store/sql/find_due_stages.js';
+import type { NewWork } from '../store/sql/read_new_work.js';
+import { releaseClaims } from '../store/sql/release_claims.js';
+
+/** One ClaimNext call that has not been answered yet. */
+interface Waiter {
+  readonly slot: ClaimSlot;
+  readonly signal: AbortSignal;
+  readonly answer: (claims: readonly Claim[]) => void;
+  readonly fail: (error: unknown) => void;
+  /** False once the call was answered, has failed, or has gone away. */
+  open: boolean;
+  /** Whether the call wants to wait when there is nothing. */
+  patient: boolean;
+  /** Whether a statement has the call in hand, or will have it next; that statement answers it then. */
+  inHand: boolean;
+  timer: Timer | undefined;
+}
+
+interface StageQueue extends StageKey {
+  /** Calls that have not looked yet. */
+  readonly fresh: Set<Waiter>;
+  /** Calls that found nothing, in the order in which they are woken. */
+  readonly parked: Set<Waiter>;
+  /** Runs that are known to wait and have not been looked for yet. */
+  work: number;
+  running: boolean;
+}
+
+export interface ClaimsOptions {
+  readonly db: Queryable;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Told when a call begins to wait, so that somebody watches the log for it. */
+  readonly onWaiting: () => void;
+}
+
+/**
+ * All ClaimNext calls of this server, in one queue per stage.
+ *
+ *   1. A new call always looks once. Calls that come while a statement runs are served together by the next one.
+ *   2. What finds nothing and may wait is parked. Parked calls cost nothing.
+ *   3. News of work wakes as many parked calls as there are new runs, first come first served, and no more. A call
+ *      that was woken in vain, because another server was quicker, waits at the end again.
+ *   4. A statement that came back short of what was asked for means that the stage is empty.
+ *
+ * A run that was claimed for a call which has gone away meanwhile is handed back.
+ */
+export class Claims {
+  readonly #options: ClaimsOptions;
+  readonly #queues = new Map<string, StageQueue>();
+  readonly #loops = new Set<Promise<void>>();
+  #waiting = 0;
+  #stopped = false;
+
+  constructor(options: ClaimsOptions) {
+    this.#options = options;
+  }
+
+  /** Calls that have not been answered. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** The stages that somebody waits for. */
+  get stages(): StageKey[] {
+    return [...this.#queues.values()].map(({ pipeline, stage }) => ({ pipeline, stage }));
+  }
+
+  /**
+   * Claims for one worker, waiting up to `waitMs` for work.
+   *
+   * @returns the claims, possibly none
+   * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND, OVERLOADED, CANCELED, SERVER_STOPPING
+   */
+  claim(key: StageKey, slot: ClaimSlot, waitMs: number, signal: AbortSignal): Promise<readonly Claim[]> {
+    if (signal.aborted) return Promise.reject(canceledError());
+    if (this.#stopped) {
+      return Promise.reject(
+        new BatonError('SERVER_STOPPING', 'this server is stopping', { retryDelayMs: 1000 }),
+      );
+    }
+    if (this.#waiting >= LIMITS.claimWaiters) {
+      return Promise.reject(
+        new BatonError('OVERLOADED', `${LIMITS.claimWaiters} calls wait for a claim on this server`, {
+          retryDelayMs: 1000,
+        }),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      const queue = this.#queueOf(key);
+      const settle = <T>(finish: (value: T) => void) => {
+        return (value: T): void => {
+          if (!waiter.open) return;
+          waiter.open = false;
+          waiter.timer?.cancel();
+          signal.removeEventListener('abort', onAbort);
+          this.#waiting -= 1;
+          queue.parked.delete(waiter);
+          this.#forgetIfEmpty(queue);
+          finish(value);
+        };
+      };
+      const waiter: Waiter = {
+        slot,
+        signal,
+        answer: settle(resolve),
+        fail: settle(reject),
+        open: true,
+        patient: waitMs > 0,
+        inHand: true,
+        timer: undefined,
+      };
+      const onAbort = (): void => waiter.fail(canceledError());
+      signal.addEventListener('abort', onAbort);
+      if (waitMs > 0) {
+        waiter.timer = this.#options.clock.after(waitMs, () => {
+          waiter.patient = false;
+          if (!waiter.inHand) waiter.answer([]);
+        });
+      }
+      this.#waiting += 1;
+      queue.fresh.add(waiter);
+      if (waitMs > 0) this.#options.onWaiting();
+      this.#kick(queue);
+    });
+  }
+
+  /** Takes note of runs that began to wait; undefined means that it is not known where. */
+  announce(work: readonly NewWork[] | undefined): void {
+    if (work === undefined) {
+      for (const queue of this.#queues.values()) this.#addWork(queue, 1);
+      return;
+    }
+    for (const { pipeline, stage, runs } of work) {
+      const queue = this.#queues.get(keyOf({ pipeline, stage }));
+      if (queue !== undefined) this.#addWork(queue, runs);
+    }
+  }
+
+  #addWork(queue: StageQueue, runs: number): void {
+    queue.work += runs;
+    this.#kick(queue);
+  }
+
+  #queueOf(key: StageKey): StageQueue {
+    const name = keyOf(key);
+    let queue = this.#queues.get(name);
+    if (queue === undefined) {
+      queue = {
+        pipeline: key.pipeline,
+        stage: key.stage,
+        fresh: new Set(),
+        parked: new Set(),
+        work: 0,
+        running: false,
+      };
+      this.#queues.set(name, queue);
+    }
+    return queue;
+  }
+
+  #forgetIfEmpty(queue: StageQueue): void {
+    if (queue.fresh.size + queue.parked.size === 0 && !queue.running) this.#queues.delete(keyOf(queue));
+  }
+
+  #kick(queue: StageQueue): void {
+    if (queue.running) return;
+    queue.running = true;
+    // In a turn of its own, so that calls that arrive together share a statement.
+    const loop = new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#run(queue));
+    this.#track(loop);
+  }
+
+  #track(work: Promise<void>): void {
+    this.#loops.add(work);
+    void work.finally(() => this.#loops.delete(work));
+  }
+
+  async #run(queue: StageQueue): Promise<void> {
+    for (let batch = takeBatch(queue); batch.length > 0; batch = takeBatch(queue))
+      await this.#serve(queue, batch);
+    queue.running = false;
+    this.#forgetIfEmpty(queue);
+  }
+
+  async #serve(queue: StageQueue, batch: readonly Waiter[]): Promise<void> {
+    const announced = queue.work;
+    queue.work = 0;
+    const asked = batch.reduce((sum, waiter) => sum + waiter.slot.maxRuns, 0);
+    try {
+      const result = await claimRuns(
+        this.#options.db,
+        queue.pipeline,
+        queue.stage,
+        batch.map((waiter) => waiter.slot),
+      );
+      const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
+      // Got all that was asked for: there may be more, whatever was announced.
+      if (found === asked) queue.work += Math.max(announced - found, 1);
+      batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
+      if (!result.stageKnown) refuseAll(queue, batch, result.pipelineKnown);
+    } catch (error) {
+      // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
+      for (const waiter of batch) waiter.fail(error);
+    }
+    for (const waiter of batch) {
+      waiter.inHand = false;
+      if (waiter.open) queue.parked.add(waiter);
+    }
+  }
+
+  #deliver(waiter: Waiter, claims: readonly Claim[]): void {
+    if (claims.length > 0) {
+      if (waiter.open) waiter.answer(claims);
+      else void this.handBack(claims);
+    } else if (!waiter.patient || this.#stopped) {
+      waiter.answer([]);
+    }
+  }
+
+  /** Gives runs back whose claim reached nobody; it costs them no attempt. Failure leaves it to the end of the lease. */
+  async handBack(claims: readonly Claim[]): Promise<void> {
+    const leases = claims.flatMap(({ run, leaseToken }) => {
+      const lease = decodeLeaseToken(leaseToken);
+      return lease === undefined ? [] : [{ runId: run.id, lease }];
+    });
+    const work = releaseClaims(this.#options.db, leases).then(
+      () => undefined,
+      (error: unknown) =>
+        this.#options.log.warn({ err: error, runs: leases.length }, 'claims could not be handed back'),
+    );
+    this.#track(work);
+    await work;
+  }
+
+  /** Answers every waiting call with nothing and waits for the statements that are under way. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    for (const queue of [...this.#queues.values()]) {
+      for (const waiter of [...queue.parked]) waiter.answer([]);
+    }
+    while (this.#loops.size > 0) await Promise.allSettled([...this.#loops]);
+  }
+}
+
+function keyOf({ pipeline, stage }: StageKey): string {
+  return `${pipeline}/${stage}`;
+}
+
+/** The calls that the next statement serves: parked ones while there is work for them, then every new one. */
+function takeBatch(queue: StageQueue): Waiter[] {
+  const batch: Waiter[] = [];
+  let runs = 0;
+  const take = (from: Set<Waiter>, limit: number): void => {
+    for (const waiter of from) {
+      if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
+      from.delete(waiter);
+      if (!waiter.open) continue;
+      waiter.inHand = true;
+      runs += waiter.slot.maxRuns;
+      batch.push(waiter);
+    }
+  };
+  take(queue.parked, queue.work);
+  take(queue.fresh, Number.POSITIVE_INFINITY);
+  // Nobody is left who could use it.
+  if (batch.length === 0) queue.work = 0;
+  return batch;
+}
+
+function refuseAll(queue: StageQueue, batch: readonly Waiter[], pipelineKnown: boolean): void {
+  const { pipeline, stage } = queue;
+  const error = pipelineKnown
+    ? new BatonError(
+        'STAGE_NOT_FOUND',
+        `pipeline ${JSON.stringify(pipeline)} has no stage ${JSON.stringify(stage)}`,
+        {
+          metadata: { pipeline, stage },
+        },
+      )
+    : new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(pipeline)}`, {
+        metadata: { pipeline },
+      });
+  for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
+}

@@ -1,0 +1,72 @@
+import type { Clock } from '../base/clock.js';
+import type { Logger } from '../base/log.js';
+import type { Queryable } from '../store/pool.js';
+import { expireLeases } from '../store/sql/expire_leases.js';
+import { findDueStages } from '../store/sql/find_due_stages.js';
+import { Bell } from '../base/bell.js';
+import type { Claims } from './claims.js';
+
+/** How often due work is looked for. Ended leases are found within this, so the promise of 2 s holds with room. */
+const INTERVAL_MS = 1000;
+const LEASES_PER_STATEMENT = 500;
+
+export interface HousekeepingOptions {
+  readonly db: Queryable;
+  readonly claims: Claims;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/**
+ * What has to happen when nobody calls: leases end, and schedules and retries come due. All times are the database's.
+ * Any number of servers do this side by side; each takes what no other has in hand.
+ */
+export class Housekeeping {
+  readonly #options: HousekeepingOptions;
+  readonly #bell: Bell;
+  #stopped = false;
+  #running: Promise<void> | undefined;
+
+  constructor(options: HousekeepingOptions) {
+    this.#options = options;
+    this.#bell = new Bell(options.clock);
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#bell.ring();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopped) {
+      try {
+        await this.#endLeases();
+        await this.#wakeDueStages();
+      } catch (error) {
+        this.#options.log.warn({ err: error }, 'housekeeping failed; trying again');
+      }
+      await this.#bell.wait(INTERVAL_MS);
+    }
+  }
+
+  async #endLeases(): Promise<void> {
+    let ended: number;
+    do {
+      ended = await expireLeases(this.#options.db, LEASES_PER_STATEMENT);
+      if (ended > 0) this.#options.log.info({ runs: ended }, 'leases ended without a report');
+    } while (ended === LEASES_PER_STATEMENT && !this.#stopped);
+  }
+
+  async #wakeDueStages(): Promise<void> {
+    const { claims, db } = this.#options;
+    const { stages } = claims;
+    if (stages.length === 0) return;
+    const due = await findDueStages(db, stages);
+    claims.announce(due.map((key) => ({ ...key, runs: 1 })));
+  }
+}

@@ -1,0 +1,32 @@
+import { LIMITS } from '../base/limits.js';
+import type { Queryable } from '../store/pool.js';
+import { getRun } from '../store/sql/get_run.js';
+import { listRunEvents as selectEvents } from '../store/sql/list_run_events.js';
+import type { ListRunEventsRequest, ListRunEventsResponse } from './api.js';
+import { runNotFound } from './get_run.js';
+import { decodePageToken, encodePageToken } from './page_token.js';
+import { Violations } from './validate.js';
+
+const isVersion = (text: string): boolean => /^\d{1,18}$/.test(text);
+
+export async function listRunEvents(
+  db: Queryable,
+  request: ListRunEventsRequest,
+): Promise<ListRunEventsResponse> {
+  const found = new Violations();
+  found.uuid('run_id', request.runId);
+  const pageSize = found.pageSize(request.pageSize);
+  found.throwIfAny();
+  const after = decodePageToken(request.pageToken, request.runId, isVersion) ?? '0';
+  const events = await selectEvents(db, request.runId, BigInt(after), pageSize, LIMITS.responseBytes);
+  const last = events.at(-1);
+  if (last === undefined) {
+    // A run always has an event, unless its history is older than what is kept.
+    if ((await getRun(db, request.runId)) === undefined) throw runNotFound(request.runId);
+    return { events: [], nextPageToken: '' };
+  }
+  // A page can be cut short by its bytes, so only the run's own version tells whether there is more.
+  const run = await getRun(db, request.runId);
+  const more = run === undefined ? events.length === pageSize : run.version > last.run.version;
+  return { events, nextPageToken: more ? encodePageToken(String(last.run.version), request.runId) : '' };
+}

@@ -1,0 +1,30 @@
+import type { Queryable } from '../store/pool.js';
+import { listRuns as selectRuns } from '../store/sql/list_runs.js';
+import { encodeResumeToken } from '../watch/resume_token.js';
+import type { ListRunsRequest, ListRunsResponse } from './api.js';
+import { decodePageToken, encodePageToken } from './page_token.js';
+import { Violations } from './validate.js';
+
+function isUuid(text: string): boolean {
+  const found = new Violations();
+  found.uuid('id', text);
+  return !found.any;
+}
+
+export async function listRuns(db: Queryable, request: ListRunsRequest): Promise<ListRunsResponse> {
+  const found = new Violations();
+  found.filter('filter', request.filter);
+  const pageSize = found.pageSize(request.pageSize);
+  found.throwIfAny();
+  const before = decodePageToken(request.pageToken, request.filter, isUuid);
+  // One more than asked for tells whether there is another page.
+  const page = await selectRuns(db, request.filter, before, pageSize + 1);
+  const runs = page.runs.slice(0, pageSize);
+  const last = page.runs.length > pageSize ? runs.at(-1) : undefined;
+  return {
+    runs,
+    nextPageToken: last === undefined ? '' : encodePageToken(last.id, request.filter),
+    revision: page.revision,
+    resumeToken: encodeResumeToken({ epoch: page.epoch, revision: page.revision }),
+  };
+}

@@ -1,0 +1,139 @@
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import {
+  statusMeanings,
+  type Pipeline,
+  type PipelineDefinition,
+  type StageDefinition,
+} from '../run/pipeline.js';
+import type { Pool } from '../store/pool.js';
+import {
+  getPipeline as selectPipeline,
+  listPipelines as selectPipelines,
+} from '../store/sql/get_pipelines.js';
+import { putPipeline as writePipeline } from '../store/sql/put_pipeline.js';
+import type { ListPipelinesRequest, ListPipelinesResponse } from './api.js';
+import { decodePageToken, encodePageToken } from './page_token.js';
+import { Violations } from './validate.js';
+
+function validateStage(found: Violations, stage: StageDefinition): void {
+  found.name('name', stage.name);
+  found.name('processing_status', stage.processingStatus);
+  found.name('done_status', stage.doneStatus);
+  found.durationMs('lease_duration', stage.leaseMs, LIMITS.leaseMinMs, LIMITS.leaseMaxMs);
+  if (stage.timeoutMs !== 0)
+    found.durationMs('timeout', stage.timeoutMs, LIMITS.timeoutMinMs, LIMITS.timeoutMaxMs);
+  found.integer('max_attempts', stage.maxAttempts, 1, LIMITS.attemptsMax);
+  found.durationMs('backoff.initial', stage.backoff.initialMs, 0, LIMITS.backoffMaxMs);
+  found.number('backoff.multiplier', stage.backoff.multiplier, 1, LIMITS.backoffMultiplierMax);
+  found.durationMs('backoff.max', stage.backoff.maxMs, 0, LIMITS.backoffMaxMs);
+  found.number('backoff.jitter', stage.backoff.jitter, 0, 1);
+  found.integer('max_active', stage.maxActive, 0, LIMITS.activeMax);
+  found.integer('max_active_per_key', stage.maxActivePerKey, 0, LIMITS.activeMax);
+}
+
+/** Where in the definition each status comes from, in the order of `statusMeanings`. */
+function statusFields(definition: PipelineDefinition): string[] {
+  const stages = definition.stages.flatMap((_, index) => [
+    index === 0 ? 'initial_status' : `stages[${index - 1}].done_status`,
+    `stages[${index}].processing_status`,
+  ]);
+  const last = definition.stages.length - 1;
+  return [...stages, ...(last < 0 ? [] : [`stages[${last}].done_status`]), 'error_status', 'canceled_status'];
+}
+
+function validateDistinct(found: Violations, values: readonly string[], fields: readonly string[]): void {
+  const first = new Map<string, string>();
+  values.forEach((value, index) => {
+    const field = fields[index] ?? '';
+    const earlier = first.get(value);
+    if (earlier === undefined) first.set(value, field);
+    else if (value !== '')
+      found.add(field, `must differ from ${earlier}, which is ${JSON.stringify(value)} too`);
+  });
+}
+
+function validate(definition: PipelineDefinition): void {
+  const found = new Violations('pipeline.');
+  found.name('name', definition.name);
+  found.text('description', definition.description, LIMITS.descriptionChars);
+  found.name('initial_status', definition.initialStatus);
+  found.name('error_status', definition.errorStatus);
+  found.name('canceled_status', definition.canceledStatus);
+  const { stages } = definition;
+  if (stages.length < 1 || stages.length > LIMITS.stagesPerPipeline) {
+    found.add('stages', `must have 1 to ${LIMITS.stagesPerPipeline} stages, has ${stages.length}`);
+  } else {
+    stages.forEach((stage, index) => validateStage(found.at(`stages[${index}]`), stage));
+    const names = stages.map((_, index) => `stages[${index}].name`);
+    validateDistinct(
+      found,
+      stages.map((stage) => stage.name),
+      names,
+    );
+    validateDistinct(
+      found,
+      statusMeanings(definition).map((row) => row.status),
+      statusFields(definition),
+    );
+  }
+  found.throwIfAny();
+}
+
+/**
+ * Creates a pipeline or replaces its definition. Runs in a stage that is still there go on under the new one.
+ *
+ * @throws BatonError INVALID_ARGUMENT, or PIPELINE_IN_USE when open runs are in a status that would be gone
+ */
+export async function putPipeline(pool: Pool, definition: PipelineDefinition): Promise<Pipeline> {
+  validate(definition);
+  return pool.transaction(async (tx) => {
+    const stranded = await writePipeline(tx, definition);
+    if (stranded.length > 0) {
+      const list = stranded.map(({ status, runs }) => `${status} (${runs})`).join(', ');
+      throw new BatonError(
+        'PIPELINE_IN_USE',
+        `open runs are in statuses that the new definition lacks: ${list}`,
+        {
+          metadata: { pipeline: definition.name, statuses: stranded.map(({ status }) => status).join(',') },
+        },
+      );
+    }
+    const pipeline = await selectPipeline(tx, definition.name);
+    if (pipeline === undefined) throw new Error(`pipeline ${definition.name} is not there after it was put`);
+    return pipeline;
+  });
+}
+
+export async function getPipeline(pool: Pool, name: string): Promise<Pipeline> {
+  const found = new Violations();
+  found.name('name', name);
+  found.throwIfAny();
+  const pipeline = await selectPipeline(pool, name);
+  if (pipeline === undefined) {
+    throw new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(name)}`, {
+      metadata: { pipeline: name },
+    });
+  }
+  return pipeline;
+}
+
+function isName(text: string): boolean {
+  const found = new Violations();
+  found.name('name', text);
+  return !found.any;
+}
+
+export async function listPipelines(
+  pool: Pool,
+  request: ListPipelinesRequest,
+): Promise<ListPipelinesResponse> {
+  const found = new Violations();
+  const pageSize = found.pageSize(request.pageSize);
+  found.throwIfAny();
+  const after = decodePageToken(request.pageToken, 'pipelines', isName) ?? '';
+  const rows = await selectPipelines(pool, after, pageSize + 1);
+  const pipelines = rows.slice(0, pageSize);
+  const last = rows.length > pageSize ? pipelines.at(-1) : undefined;
+  return { pipelines, nextPageToken: last === undefined ? '' : encodePageToken(last.name, 'pipelines') };
+}

@@ -1,0 +1,100 @@
+import type { Clock } from '../base/clock.js';
+import { BatonError } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+import type { Pool } from '../store/pool.js';
+import { Hub } from '../watch/hub.js';
+import { Listener } from '../watch/listener.js';
+import { LogTail, readLogPage } from '../watch/tail.js';
+import type { JobService, PipelineService } from './api.js';
+import { claimNext } from './claim_next.js';
+import { Claims } from './claims.js';
+import { CreateRuns } from './create_run.js';
+import { getRun } from './get_run.js';
+import { Housekeeping } from './housekeeping.js';
+import { listRunEvents } from './list_run_events.js';
+import { listRuns } from './list_runs.js';
+import { getPipeline, listPipelines, putPipeline } from './pipelines.js';
+import { updateStatus } from './update_status.js';
+import { watchRuns } from './watch_runs.js';
+
+export interface ServiceOptions {
+  readonly pool: Pool;
+  /** For the one LISTEN connection. */
+  readonly listenUrl: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** The running service behind all transports. */
+export interface Service {
+  readonly jobs: JobService;
+  readonly pipelines: PipelineService;
+  readonly hub: Hub;
+  readonly claims: Claims;
+  start(): void;
+  /** Answers what waits, ends the streams with a last token, and lets go of the database. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Wires the floors below the transports: calls go to the pool; the listener rings the tail; the tail feeds the hub
+ * (streams) and the claims (waiting workers).
+ */
+export function createService({ pool, listenUrl, clock, log }: ServiceOptions): Service {
+  const hub: Hub = new Hub({
+    clock,
+    readPage: (after, payload) => readLogPage(pool, after, payload),
+    onDemand: () => tail.ring(),
+  });
+  const claims: Claims = new Claims({ db: pool, clock, log, onWaiting: () => tail.ring() });
+  const tail = new LogTail({
+    db: pool,
+    hub,
+    clock,
+    log,
+    wantsWork: () => claims.waiting > 0,
+    onWork: (work) => claims.announce(work),
+  });
+  const listener = new Listener({
+    databaseUrl: listenUrl,
+    clock,
+    log,
+    onRing: () => tail.ring(),
+    onConnect: () => tail.checkIdentity(),
+  });
+  const housekeeping = new Housekeeping({ db: pool, claims, clock, log });
+  const creates = new CreateRuns(pool);
+
+  return {
+    hub,
+    claims,
+    jobs: {
+      createRun: (request, call) => creates.createRun(request, call),
+      batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
+      getRun: (id) => getRun(pool, id),
+      listRuns: (request) => listRuns(pool, request),
+      claimNext: (request, call) => claimNext(claims, request, call),
+      updateStatus: (request, call) => updateStatus(pool, request, call),
+      listRunEvents: (request) => listRunEvents(pool, request),
+      watchRuns: (request, call) => watchRuns(pool, hub, request, call),
+    },
+    pipelines: {
+      putPipeline: (definition) => putPipeline(pool, definition),
+      getPipeline: (name) => getPipeline(pool, name),
+      listPipelines: (request) => listPipelines(pool, request),
+    },
+    start() {
+      listener.start();
+      tail.start();
+      housekeeping.start();
+    },
+    async stop() {
+      hub.stop(
+        new BatonError('SERVER_STOPPING', 'this server is stopping; go on from the last token elsewhere', {
+          retryDelayMs: 100,
+        }),
+      );
+      await Promise.all([claims.stop(), housekeeping.stop(), listener.stop(), tail.stop()]);
+    },
+  };
+}

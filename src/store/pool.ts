@@ -1,0 +1,124 @@
+import pg from 'pg';
+import { BatonError } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+
+/** Where a statement can run: on any connection of the pool, or on the one of a transaction. */
+export interface Queryable {
+  /**
+   * Runs one statement and returns its rows.
+   * @throws BatonError DATABASE_UNAVAILABLE when there is no connection; `pg.DatabaseError` when the statement fails
+   */
+  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>;
+}
+
+export interface Pool extends Queryable {
+  /** Runs `work` in one transaction; it is rolled back when `work` throws. */
+  transaction<T>(work: (tx: Queryable) => Promise<T>): Promise<T>;
+  /** Connections that are open now. */
+  readonly size: number;
+  /** Waits for what is running, then closes every connection. */
+  close(): Promise<void>;
+}
+
+export interface PoolOptions {
+  readonly databaseUrl: string;
+  readonly connections: number;
+  readonly log: Logger;
+  /** Longest time to wait for a connection, in milliseconds. */
+  readonly connectTimeoutMs?: number;
+}
+
+const INT8 = 20;
+
+/** int8 as bigint: revisions and versions do not fit a number for ever. */
+const types: pg.CustomTypesConfig = {
+  getTypeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
+    if (oid === INT8 && format !== 'binary') return BigInt;
+    return pg.types.getTypeParser(oid, format) as (value: string) => unknown;
+  },
+};
+
+/**
+ * Classes 08 (connection), 57P (shutdown, crash, cannot connect now) and 53 (no resources): the database could not
+ * do it now, which says nothing about the request.
+ */
+const UNAVAILABLE_STATE = /^(08|57P|53)/;
+const UNAVAILABLE_CODE = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|EAI_AGAIN|ENOENT)/;
+const UNAVAILABLE_TEXT =
+  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/;
+
+/** Turns the loss of the database into the error that tells a client to try again; other errors stay as they are. */
+export function toStoreError(error: unknown): unknown {
+  if (error instanceof BatonError || !(error instanceof Error)) return error;
+  const code = (error as { code?: unknown }).code;
+  const unavailable =
+    (typeof code === 'string' &&
+      (error instanceof pg.DatabaseError ? UNAVAILABLE_STATE.test(code) : UNAVAILABLE_CODE.test(code))) ||
+    UNAVAILABLE_TEXT.test(error.message);
+  if (!unavailable) return error;
+  return new BatonError('DATABASE_UNAVAILABLE', 'the database cannot be reached at the moment', {
+    retryDelayMs: 1000,
+    cause: error,
+  });
+}
+
+export function createPool(options: PoolOptions): Pool {
+  const pool = new pg.Pool({
+    connectionString: options.databaseUrl,
+    max: options.connections,
+    connectionTimeoutMillis: options.connectTimeoutMs ?? 5000,
+    idleTimeoutMillis: 30_000,
+    keepAlive: true,
+    application_name: 'baton',
+    types,
+  });
+  // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
+  pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
+
+  const run = async <Row extends pg.QueryResultRow>(
+    on: pg.Pool | pg.PoolClient,
+    text: string,
+    values: unknown[] | undefined,
+  ): Promise<Row[]> => {
+    try {
+      return (await on.query<Row>(text, values)).rows;
+    } catch (error) {
+      throw toStoreError(error);
+    }
+  };
+
+  return {
+    query: (text, values) => run(pool, text, values),
+    async transaction(work) {
+      let client: pg.PoolClient;
+      try {
+        client = await pool.connect();
+      } catch (error) {
+        throw toStoreError(error);
+      }
+      let broken: Error | undefined;
+      const onError = (error: Error): void => {
+        broken = error;
+      };
+      client.on('error', onError);
+      try {
+        await run(client, 'begin', undefined);
+        const result = await work({ query: (text, values) => run(client, text, values) });
+        await run(client, 'commit', undefined);
+        return result;
+      } catch (error) {
+        await client.query('rollback').catch((rollbackError: unknown) => {
+          broken = rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
+        });
+        throw error;
+      } finally {
+        client.off('error', onError);
+        client.release(broken);
+      }
+    },
+    get size() {
+      return pool.totalCount;
+    },
+    close: () => pool.end(),
+  };
+}

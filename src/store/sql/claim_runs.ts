@@ -1,0 +1,111 @@
+import type { Claim } from '../../run/run.js';
+import { encodeLeaseToken } from '../lease_token.js';
+import type { Queryable } from '../pool.js';
+import { decodeRun, runColumns, type RunRow } from '../rows.js';
+
+/**
+ * Claims runs of one stage for several waiting workers at once. The rows are taken in claim order, locked rows are
+ * passed over, and row k goes to the worker in whose range of places k falls. The lease number grows with every claim,
+ * which is what fences off the worker before. A paused pipeline or stage gives nothing. One row comes back even
+ * without a claim, and says whether there is such a stage.
+ */
+const SQL = `
+with stage as materialized (
+  select s.pipeline, s.name, s.processing_status, s.lease_ms
+  from baton.stages s
+  join baton.pipelines p on p.name = s.pipeline
+  where s.pipeline = $1::text and s.name = $2::text and not s.paused and not p.paused
+), slot as materialized (
+  select
+    w.waiter, w.worker_id, nullif(w.lease_ms, 0) as lease_ms,
+    sum(w.runs) over (order by w.waiter) - w.runs as above,
+    sum(w.runs) over (order by w.waiter) as upto
+  from unnest($3::text[], $4::bigint[], $5::int[]) with ordinality as w (worker_id, lease_ms, runs, waiter)
+), locked as materialized (
+  select r.id, r.priority, r.claimable_time
+  from baton.runs r
+  where exists (select from stage)
+    and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING' and r.claimable_time <= clock_timestamp()
+  order by r.priority desc, r.claimable_time, r.id
+  limit $6::int
+  for update of r skip locked
+), picked as materialized (
+  select l.id, row_number() over (order by l.priority desc, l.claimable_time, l.id) as place from locked l
+), claimed as (
+  update baton.runs r set
+    status = stage.processing_status,
+    worker_id = slot.worker_id,
+    lease_number = r.lease_number + 1,
+    lease_id = gen_random_uuid(),
+    lease_ms = coalesce(slot.lease_ms, stage.lease_ms),
+    lease_expire_time = clock_timestamp() + coalesce(slot.lease_ms, stage.lease_ms) * interval '1 millisecond'
+  from picked
+  join slot on picked.place > slot.above and picked.place <= slot.upto
+  cross join stage
+  where r.id = picked.id
+  returning slot.waiter, picked.place, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
+)
+select
+  exists (select from baton.pipelines p where p.name = $1::text) as pipeline_known,
+  exists (select from baton.stages s where s.pipeline = $1::text and s.name = $2::text) as stage_known,
+  claimed.*
+from (select) as always
+left join claimed on true
+order by claimed.place`;
+
+export interface ClaimSlot {
+  readonly workerId: string;
+  /** 0 for the stage's own. */
+  readonly leaseMs: number;
+  readonly maxRuns: number;
+}
+
+interface StageKnown {
+  pipeline_known: boolean;
+  stage_known: boolean;
+}
+
+interface ClaimRow extends RunRow {
+  waiter: bigint;
+  lease_number: bigint;
+  lease_id: string;
+}
+
+export interface ClaimResult {
+  readonly pipelineKnown: boolean;
+  readonly stageKnown: boolean;
+  /** The claims of each slot, in the order of the slots. */
+  readonly claims: readonly (readonly Claim[])[];
+}
+
+export async function claimRuns(
+  db: Queryable,
+  pipeline: string,
+  stage: string,
+  slots: readonly ClaimSlot[],
+): Promise<ClaimResult> {
+  const rows = await db.query<StageKnown & (ClaimRow | { id: null })>(SQL, [
+    pipeline,
+    stage,
+    slots.map((slot) => slot.workerId),
+    slots.map((slot) => slot.leaseMs),
+    slots.map((slot) => slot.maxRuns),
+    slots.reduce((sum, slot) => sum + slot.maxRuns, 0),
+  ]);
+  const claims: Claim[][] = slots.map(() => []);
+  for (const row of rows) {
+    if (row.id === null) continue;
+    const run = decodeRun(row);
+    if (run.leaseExpireTime === undefined) throw new Error(`run ${run.id} was claimed without a lease`);
+    claims[Number(row.waiter) - 1]?.push({
+      run,
+      leaseToken: encodeLeaseToken({ number: row.lease_number, id: row.lease_id }),
+      leaseExpireTime: run.leaseExpireTime,
+    });
+  }
+  return {
+    pipelineKnown: rows[0]?.pipeline_known ?? false,
+    stageKnown: rows[0]?.stage_known ?? false,
+    claims,
+  };
+}

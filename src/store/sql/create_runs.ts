@@ -1,0 +1,61 @@
+import type { JsonObject, Run } from '../../run/run.js';
+import type { Queryable } from '../pool.js';
+import { decodeRun, runColumns, type RunRow } from '../rows.js';
+
+export interface NewRun {
+  readonly id: string;
+  readonly pipeline: string;
+  readonly repository: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly input: JsonObject | undefined;
+  readonly priority: number;
+  readonly scheduleTime: Date | undefined;
+  readonly concurrencyKey: string;
+  /** 0 for each stage's own. */
+  readonly maxAttempts: number;
+  readonly requestId: string;
+  readonly requestHash: Buffer | undefined;
+  readonly traceParent: string;
+}
+
+/**
+ * Inserts runs in the order given; a run whose request_id is taken is left out of the answer. A transaction that
+ * holds the same request_id uncommitted is waited for, since nobody can know yet whether the id is taken.
+ */
+const SQL = `
+insert into baton.runs (
+  id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
+  request_hash, trace_parent
+)
+select
+  i.id, i.pipeline, i.repository, i.labels::jsonb, i.input::jsonb, i.priority, i.schedule_time, i.concurrency_key,
+  nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent
+from unnest(
+  $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::timestamptz[], $8::text[], $9::int[],
+  $10::text[], $11::bytea[], $12::text[]
+) with ordinality as i (
+  id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
+  request_hash, trace_parent, position
+)
+order by i.position
+on conflict (request_id) where request_id is not null do nothing
+returning ${runColumns('runs')}`;
+
+/** @returns the runs that were inserted, by id */
+export async function createRuns(db: Queryable, runs: readonly NewRun[]): Promise<Map<string, Run>> {
+  const rows = await db.query<RunRow>(SQL, [
+    runs.map((run) => run.id),
+    runs.map((run) => run.pipeline),
+    runs.map((run) => run.repository),
+    runs.map((run) => JSON.stringify(run.labels)),
+    runs.map((run) => (run.input === undefined ? null : JSON.stringify(run.input))),
+    runs.map((run) => run.priority),
+    runs.map((run) => run.scheduleTime?.toISOString() ?? null),
+    runs.map((run) => run.concurrencyKey),
+    runs.map((run) => run.maxAttempts),
+    runs.map((run) => run.requestId),
+    runs.map((run) => run.requestHash ?? null),
+    runs.map((run) => run.traceParent),
+  ]);
+  return new Map(rows.map((row) => [row.id, decodeRun(row)]));
+}

@@ -1,0 +1,38 @@
+import type { Queryable } from '../pool.js';
+import { RETRY_DELAY_MS } from './update_runs.js';
+
+/**
+ * Ends leases whose time is over by the database's clock: the run waits again after its stage's backoff, or fails when
+ * no attempt is left. Rows that another server has in hand are passed over, so many servers share the work.
+ */
+const SQL = `
+with ended as materialized (
+  select r.id, r.lease_number
+  from baton.runs r
+  where r.lease_id is not null and r.lease_expire_time <= clock_timestamp()
+  order by r.lease_expire_time
+  limit $1::int
+  for update of r skip locked
+)
+update baton.runs r set
+  status = case
+    when r.cancel_requested then p.canceled_status
+    when r.attempt < r.attempts_allowed then s.waiting_status
+    else p.error_status
+  end,
+  schedule_time = case
+    when r.attempt < r.attempts_allowed and not r.cancel_requested
+      then clock_timestamp() + ${RETRY_DELAY_MS} * interval '1 millisecond'
+    else r.schedule_time
+  end,
+  error_code = 'LEASE_EXPIRED',
+  error_message = format('the lease of worker %L ended without a report (attempt %s of %s)', r.worker_id, r.attempt, r.attempts_allowed)
+from ended, baton.stages s, baton.pipelines p
+where r.id = ended.id and r.lease_number = ended.lease_number
+  and s.pipeline = r.pipeline and s.name = r.stage and p.name = r.pipeline
+returning r.id`;
+
+/** @returns how many leases were ended; as many as the limit means that there may be more */
+export async function expireLeases(db: Queryable, limit: number): Promise<number> {
+  return (await db.query(SQL, [limit])).length;
+}

@@ -1,0 +1,34 @@
+import type { Pipeline } from '../../run/pipeline.js';
+import type { Queryable } from '../pool.js';
+import { decodePipeline, type PipelineRow } from '../rows.js';
+
+const PIPELINES = `
+select
+  p.name, p.description, p.initial_status, p.error_status, p.canceled_status, p.paused, p.generation, p.create_time,
+  p.update_time,
+  (select coalesce(jsonb_agg(to_jsonb(s) order by s.position), '[]')
+   from baton.stages s where s.pipeline = p.name) as stages
+from baton.pipelines p`;
+
+export async function getPipeline(db: Queryable, name: string): Promise<Pipeline | undefined> {
+  const [row] = await db.query<PipelineRow>(`${PIPELINES} where p.name = $1::text`, [name]);
+  return row === undefined ? undefined : decodePipeline(row);
+}
+
+/** Pipelines in order of name, after the given one. */
+export async function listPipelines(db: Queryable, after: string, limit: number): Promise<Pipeline[]> {
+  const rows = await db.query<PipelineRow>(
+    `${PIPELINES} where p.name > $1::text collate "C" order by p.name collate "C" limit $2::int`,
+    [after, limit],
+  );
+  return rows.map(decodePipeline);
+}
+
+/** Which of these pipelines exist. */
+export async function getPipelineNames(db: Queryable, names: readonly string[]): Promise<string[]> {
+  const rows = await db.query<{ name: string }>(
+    'select p.name from baton.pipelines p where p.name = any ($1::text[])',
+    [names],
+  );
+  return rows.map((row) => row.name);
+}

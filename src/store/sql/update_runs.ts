@@ -1,0 +1,143 @@
+import type { JsonObject, Run } from '../../run/run.js';
+import type { LeaseKey } from '../lease_token.js';
+import type { Queryable } from '../pool.js';
+import { decodeRun, runColumns, type RunRow } from '../rows.js';
+
+/** The wait before the next attempt of a run (alias r) in its stage (alias s), in milliseconds. */
+export const RETRY_DELAY_MS = `(
+  least(s.backoff_max_ms, s.backoff_initial_ms * power(s.backoff_multiplier, least(greatest(r.attempt, 1) - 1, 50)))
+  * (1 - s.backoff_jitter * random())
+)`;
+
+/**
+ * Moves claimed runs, each by the one rule that its reported status names. Rows whose lease does not fit or has ended
+ * by the database's clock, and items whose status, error or output is not allowed from here, are not touched and not
+ * returned; why is decided in one place, by the service. Rows are locked in order of id, so that two batches cannot wait for each other.
+ */
+const SQL = `
+with item as materialized (
+  select i.*
+  from unnest(
+    $1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::float8[],
+    $10::float8[], $11::text[], $12::text[]
+  ) with ordinality as i (
+    run_id, lease_number, lease_id, status, output, error_code, error_message, retryable, retry_delay_ms, progress,
+    status_message, checkpoint, position
+  )
+), held as materialized (
+  select r.id, i.position
+  from item i
+  join baton.runs r on r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
+  where r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+  order by r.id
+  for update of r
+), plan as materialized (
+  select
+    i.*, s.waiting_status, p.canceled_status,
+    -- A run whose cancel was requested does not wait again, for this stage or the next.
+    r.cancel_requested and (
+      i.status = s.waiting_status
+      or exists (
+        select from baton.pipeline_statuses ps
+        where ps.pipeline = r.pipeline and ps.status = i.status and ps.state = 'PENDING')
+    ) as cancels,
+    case i.status
+      when s.done_status then 'COMPLETE'
+      when p.error_status then case
+        when i.retryable and r.attempt < r.attempts_allowed and not r.cancel_requested then 'RETRY' else 'FAIL'
+      end
+      when p.canceled_status then 'CANCEL'
+      when s.waiting_status then 'RELEASE'
+      when s.processing_status then 'PROGRESS'
+    end as action,
+    ${RETRY_DELAY_MS} as backoff_ms
+  from held
+  join item i on i.position = held.position
+  join baton.runs r on r.id = held.id
+  join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
+  join baton.pipelines p on p.name = r.pipeline
+)
+update baton.runs r set
+  status = case
+    when plan.cancels then plan.canceled_status
+    when plan.action = 'RETRY' then plan.waiting_status
+    else plan.status
+  end,
+  output = case when plan.output is null then r.output else plan.output::jsonb end,
+  error_code = case when plan.action in ('RETRY', 'FAIL') then coalesce(plan.error_code, '') else r.error_code end,
+  error_message = case when plan.action in ('RETRY', 'FAIL') then coalesce(plan.error_message, '') else r.error_message end,
+  attempt = case when plan.action = 'RELEASE' then greatest(r.attempt - 1, 0) else r.attempt end,
+  schedule_time = case
+    when plan.action = 'RETRY'
+      then clock_timestamp() + coalesce(plan.retry_delay_ms, plan.backoff_ms) * interval '1 millisecond'
+    else r.schedule_time
+  end,
+  progress = coalesce(plan.progress, r.progress),
+  status_message = coalesce(plan.status_message, r.status_message),
+  checkpoint = case when plan.checkpoint is null then r.checkpoint else plan.checkpoint::jsonb end,
+  lease_expire_time = case
+    -- A lease that was extended further than this is not shortened.
+    when plan.action = 'PROGRESS'
+      then greatest(r.lease_expire_time, clock_timestamp() + r.lease_ms * interval '1 millisecond')
+    else r.lease_expire_time
+  end
+from plan
+where r.id = plan.run_id and plan.action is not null
+  and (plan.error_code is null or plan.action in ('RETRY', 'FAIL'))
+  and (plan.output is null or plan.action in ('COMPLETE', 'PROGRESS', 'RETRY', 'FAIL'))
+returning plan.position, ${runColumns('r')}`;
+
+export interface RunUpdate {
+  readonly runId: string;
+  readonly lease: LeaseKey;
+  readonly status: string;
+  readonly output: JsonObject | undefined;
+  /** Set where the worker sent an error, '' included. */
+  readonly errorCode: string | undefined;
+  readonly errorMessage: string | undefined;
+  readonly retryable: boolean;
+  readonly retryDelayMs: number | undefined;
+  readonly progress: number | undefined;
+  readonly statusMessage: string | undefined;
+  readonly checkpoint: JsonObject | undefined;
+}
+
+const LEASE_IS_LIVE = `
+select exists (
+  select from baton.runs r
+  where r.id = $1::uuid and r.lease_number = $2::bigint and r.lease_id = $3::uuid
+    and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+) as live`;
+
+/** Whether this lease may change the run at this moment, by the database's clock. */
+export async function isLeaseLive(db: Queryable, runId: string, lease: LeaseKey): Promise<boolean> {
+  const [row] = await db.query<{ live: boolean }>(LEASE_IS_LIVE, [runId, lease.number, lease.id]);
+  return row?.live ?? false;
+}
+
+const json = (value: JsonObject | undefined): string | null =>
+  value === undefined ? null : JSON.stringify(value);
+
+/**
+ * @param updates at most one per run
+ * @returns for each update the run as it is now, or undefined where the update was refused
+ */
+export async function updateRuns(db: Queryable, updates: readonly RunUpdate[]): Promise<(Run | undefined)[]> {
+  const rows = await db.query<RunRow & { position: bigint }>(SQL, [
+    updates.map((update) => update.runId),
+    updates.map((update) => update.lease.number),
+    updates.map((update) => update.lease.id),
+    updates.map((update) => update.status),
+    updates.map((update) => json(update.output)),
+    updates.map((update) => update.errorCode ?? null),
+    updates.map((update) => update.errorMessage ?? null),
+    updates.map((update) => update.retryable),
+    updates.map((update) => update.retryDelayMs ?? null),
+    updates.map((update) => update.progress ?? null),
+    updates.map((update) => update.statusMessage ?? null),
+    updates.map((update) => json(update.checkpoint)),
+  ]);
+  const runs: (Run | undefined)[] = updates.map(() => undefined);
+  for (const row of rows) runs[Number(row.position) - 1] = decodeRun(row);
+  return runs;
+}

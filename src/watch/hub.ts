@@ -1,0 +1,242 @@
+import type { Clock } from '../base/clock.js';
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import { matchesEvent, type RunFilter } from '../run/filter.js';
+import type { RunEvent } from '../run/run.js';
+import { eventBytes, type WatchMessage } from './message.js';
+import { encodeResumeToken } from './resume_token.js';
+import { Subscription } from './subscription.js';
+
+/** A piece of the log as the tail read it: the events after `after`, up to and with `through`, in order. */
+export interface LogPage {
+  readonly after: bigint;
+  readonly through: bigint;
+  readonly events: readonly RunEvent[];
+  readonly payload: boolean;
+}
+
+/** What a page holds for one view, cut into messages that each stay small. */
+export interface PageMessages {
+  readonly messages: readonly WatchMessage[];
+  readonly bytes: number;
+}
+
+/** The streams that see the same: same filter, same payload. They share every message object. */
+export interface View {
+  readonly key: string;
+  readonly filter: RunFilter;
+  readonly payload: boolean;
+  /** Live streams only. One that catches up reads the log by itself. */
+  readonly live: Set<Subscription>;
+  /** Streams in any state; the view is forgotten with the last one. */
+  streams: number;
+}
+
+export interface HubOptions {
+  readonly clock: Clock;
+  /** Reads one page of the log for a stream that catches up. */
+  readonly readPage: (after: bigint, payload: boolean) => Promise<LogPage>;
+  /** Told when the first live stream needs the tail to run. */
+  readonly onDemand: () => void;
+}
+
+/**
+ * Fans the one tail of the log out to all streams.
+ *
+ *   1. The tail reads a page and calls `publish`, which never waits for anything.
+ *   2. For each view the matching events become messages once; each live stream of the view is offered them.
+ *   3. A stream that has no room refuses the whole page. It leaves the live set at the position before that page and
+ *      catches up by reading the log at its own pace, so it can slow nobody down and nothing is lost.
+ *   4. A stream that has caught up joins again: its position is the tail's, or within the pages remembered here.
+ *
+ * Joining and publishing are both synchronous, so no event can fall between them.
+ */
+export class Hub {
+  readonly #options: HubOptions;
+  readonly #views = new Map<string, View>();
+  readonly #streams = new Set<Subscription>();
+  readonly #recent: LogPage[] = [];
+  #recentEvents = 0;
+  #liveCount = 0;
+  #livePayloadCount = 0;
+  #epoch = '';
+  #stopping: BatonError | undefined;
+  /** Everything up to here was published; undefined while nobody needs the log. */
+  #position: bigint | undefined;
+
+  constructor(options: HubOptions) {
+    this.#options = options;
+  }
+
+  get clock(): Clock {
+    return this.#options.clock;
+  }
+
+  get position(): bigint | undefined {
+    return this.#position;
+  }
+
+  get streamCount(): number {
+    return this.#streams.size;
+  }
+
+  get liveCount(): number {
+    return this.#liveCount;
+  }
+
+  /** What the tail has to read for the live streams. */
+  get demand(): 'none' | 'events' | 'payload' {
+    if (this.#livePayloadCount > 0) return 'payload';
+    return this.#liveCount > 0 ? 'events' : 'none';
+  }
+
+  /** Opens a stream after `revision` of the log with this epoch. It reads, until it has caught up, by itself. */
+  open(
+    filter: RunFilter,
+    payload: boolean,
+    epoch: string,
+    revision: bigint,
+    bookmarkMs: number,
+  ): Subscription {
+    if (this.#stopping !== undefined) throw this.#stopping;
+    if (this.#streams.size >= LIMITS.streams) {
+      throw new BatonError('OVERLOADED', `this server has ${LIMITS.streams} open streams`, {
+        retryDelayMs: 5000,
+      });
+    }
+    this.#epoch = epoch;
+    const key = JSON.stringify([filter, payload]);
+    let view = this.#views.get(key);
+    if (view === undefined) {
+      view = { key, filter, payload, live: new Set(), streams: 0 };
+      this.#views.set(key, view);
+    }
+    view.streams += 1;
+    const subscription = new Subscription(this, view, epoch, revision, bookmarkMs);
+    this.#streams.add(subscription);
+    return subscription;
+  }
+
+  /** Forgets a stream that has ended, in whatever state it was. */
+  remove(subscription: Subscription): void {
+    if (!this.#streams.delete(subscription)) return;
+    this.#leave(subscription);
+    subscription.view.streams -= 1;
+    if (subscription.view.streams === 0) this.#views.delete(subscription.view.key);
+  }
+
+  #leave(subscription: Subscription): void {
+    const { view } = subscription;
+    if (!view.live.delete(subscription)) return;
+    this.#liveCount -= 1;
+    if (view.payload) this.#livePayloadCount -= 1;
+  }
+
+  /**
+   * Makes a stream live if it can go on from its position without the log: it stands where the tail stands or ahead
+   * of it, the pages between are still remembered, or the tail is idle and the stream has read to the end.
+   *
+   * @returns whether the stream is live now; its queue may have been filled
+   */
+  join(subscription: Subscription, from: bigint, atEnd: boolean): boolean {
+    if (this.#position === undefined) {
+      if (!atEnd) return false;
+      this.#position = from;
+    }
+    const pages = this.#pagesAfter(from, subscription.view.payload);
+    if (pages === undefined) return false;
+    for (const page of pages) {
+      if (!subscription.offer(page, this.messages(subscription.view, page, from))) return false;
+    }
+    subscription.view.live.add(subscription);
+    this.#liveCount += 1;
+    if (subscription.view.payload) this.#livePayloadCount += 1;
+    this.#options.onDemand();
+    return true;
+  }
+
+  /** The remembered pages that cover everything after `from` without a gap, or undefined. */
+  #pagesAfter(from: bigint, payload: boolean): LogPage[] | undefined {
+    if (this.#position === undefined || from >= this.#position) return [];
+    const first = this.#recent.findIndex((page) => page.after <= from && from < page.through);
+    if (first < 0) return undefined;
+    const pages = this.#recent.slice(first);
+    return payload && pages.some((page) => !page.payload) ? undefined : pages;
+  }
+
+  readPage(after: bigint, payload: boolean): Promise<LogPage> {
+    return this.#options.readPage(after, payload);
+  }
+
+  /** Tells where the tail stands when it starts, or that it has stopped because nobody needs it. */
+  setPosition(position: bigint | undefined): void {
+    this.#position = position;
+    this.#recent.length = 0;
+    this.#recentEvents = 0;
+  }
+
+  /** Takes the next page of the tail. It starts where the last one ended. */
+  publish(page: LogPage): void {
+    if (page.after !== this.#position)
+      throw new Error(`page after ${page.after} published at ${this.#position}`);
+    for (const view of this.#views.values()) {
+      if (view.live.size === 0) continue;
+      const shared = this.messages(view, page, page.after);
+      for (const subscription of view.live) {
+        // A stream that joined ahead of the tail has had the start of this page from the log already.
+        const from = subscription.skipThrough;
+        const own = from > page.after ? this.messages(view, page, from) : shared;
+        if (!subscription.offer(page, own)) this.#leave(subscription);
+      }
+    }
+    this.#position = page.through;
+    this.#remember(page);
+  }
+
+  #remember(page: LogPage): void {
+    this.#recent.push(page);
+    this.#recentEvents += page.events.length;
+    while (this.#recent.length > LIMITS.recentPages || this.#recentEvents > LIMITS.recentEvents) {
+      this.#recentEvents -= this.#recent.shift()?.events.length ?? 0;
+    }
+  }
+
+  /** The messages of a view for what a page holds after `from`. The token moves with the events, never before. */
+  messages(view: View, page: LogPage, from: bigint): PageMessages {
+    const matching = page.events.filter((event) => event.revision > from && matchesEvent(view.filter, event));
+    if (matching.length === 0) return { messages: [], bytes: 0 };
+    const messages: WatchMessage[] = [];
+    let chunk: RunEvent[] = [];
+    let chunkBytes = 0;
+    let bytes = 0;
+    for (const event of matching) {
+      const size = eventBytes(event, view.payload);
+      if (chunk.length > 0 && chunkBytes + size > LIMITS.responseBytes) {
+        messages.push(this.#message(view, chunk, chunk.at(-1)?.revision ?? from));
+        chunk = [];
+        chunkBytes = 0;
+      }
+      chunk.push(event);
+      chunkBytes += size;
+      bytes += size;
+    }
+    messages.push(this.#message(view, chunk, page.through));
+    return { messages, bytes };
+  }
+
+  #message(view: View, events: readonly RunEvent[], revision: bigint): WatchMessage {
+    const resumeToken = encodeResumeToken({ epoch: this.#epoch, revision });
+    return { kind: 'EVENTS', events, revision, resumeToken, payload: view.payload };
+  }
+
+  /** Ends every stream with this error, after a last token. Streams that are open or opened later while stopping too. */
+  stop(error: BatonError): void {
+    this.#stopping = error;
+    this.endAll(error);
+  }
+
+  /** Ends the streams that are open now. */
+  endAll(error: BatonError): void {
+    for (const subscription of [...this.#streams]) subscription.end(error);
+  }
+}

@@ -1,0 +1,31 @@
+import type { RunEvent } from '../run/run.js';
+
+export type WatchKind = 'OPENED' | 'STATE' | 'STATE_END' | 'EVENTS' | 'BOOKMARK';
+
+/**
+ * One message of a watch. Streams with the same view are given the very same object, so a transport that keeps
+ * the encoded bytes by object identity encodes once for all of them. Never change one.
+ */
+export interface WatchMessage {
+  readonly kind: WatchKind;
+  readonly events: readonly RunEvent[];
+  /** Every matching event up to and with this revision was sent when this message is. */
+  readonly revision: bigint;
+  readonly resumeToken: string;
+  /** Whether the events carry input, output and checkpoint. */
+  readonly payload: boolean;
+}
+
+const EVENT_BASE_BYTES = 400;
+
+const textBytes = (value: unknown): number => (value === undefined ? 0 : JSON.stringify(value).length);
+
+/** About what an event takes on the wire, in bytes; used to bound what a stream holds, not to frame anything. */
+export function eventBytes(event: RunEvent, payload: boolean): number {
+  const { run } = event;
+  let bytes =
+    EVENT_BASE_BYTES + run.repository.length + run.statusMessage.length + (run.error?.message.length ?? 0);
+  for (const key in run.labels) bytes += key.length + (run.labels[key]?.length ?? 0) + 8;
+  if (payload) bytes += textBytes(run.input) + textBytes(run.output) + textBytes(run.checkpoint);
+  return bytes;
+}

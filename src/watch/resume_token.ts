@@ -1,0 +1,77 @@
+import { BatonError, invalidArgument } from '../base/errors.js';
+import type { LogHead } from '../store/sql/read_head.js';
+
+/** A place in one log: everything up to and with `revision` has been seen. */
+export interface ResumePoint {
+  readonly epoch: string;
+  readonly revision: bigint;
+}
+
+const TOKEN = /^[A-Za-z0-9_-]{34}$/;
+const FORMAT = 1;
+const MAX_REVISION = 2n ** 63n - 1n;
+
+/** The opaque text of a point: one byte of format, 16 of epoch, 8 of revision, in base64url. */
+export function encodeResumeToken(point: ResumePoint): string {
+  const bytes = Buffer.alloc(25);
+  bytes.writeUInt8(FORMAT, 0);
+  bytes.write(point.epoch.replaceAll('-', ''), 1, 'hex');
+  bytes.writeBigInt64BE(point.revision, 17);
+  return bytes.toString('base64url');
+}
+
+/** @throws BatonError INVALID_ARGUMENT for a text that is no token of this service */
+export function decodeResumeToken(token: string): ResumePoint {
+  const bytes = TOKEN.test(token) ? Buffer.from(token, 'base64url') : undefined;
+  if (bytes === undefined || bytes.length !== 25 || bytes.readUInt8(0) !== FORMAT) {
+    throw invalidArgument([{ field: 'after', description: 'is not a resume token of this service' }]);
+  }
+  const hex = bytes.toString('hex', 1, 17);
+  const epoch = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join(
+    '-',
+  );
+  const revision = bytes.readBigInt64BE(17);
+  if (revision < 0n || revision > MAX_REVISION) {
+    throw invalidArgument([{ field: 'after', description: 'is not a resume token of this service' }]);
+  }
+  return { epoch, revision };
+}
+
+/** The field `after` that asks for all kept history. */
+export const OLDEST = 'oldest';
+
+/**
+ * The revision after which a stream starts.
+ *
+ * @throws BatonError INVALID_ARGUMENT for a malformed token, RESUME_TOKEN_FOREIGN for another log's,
+ *   RESUME_TOKEN_FUTURE for a revision that this log has not reached, RESUME_TOKEN_TOO_OLD for history that is gone
+ */
+export function resolveStart(after: string, head: LogHead): bigint {
+  if (after === '') return head.revision;
+  if (after === OLDEST) return head.oldestRevision - 1n;
+  const point = decodeResumeToken(after);
+  if (point.epoch !== head.epoch) {
+    throw new BatonError(
+      'RESUME_TOKEN_FOREIGN',
+      'the resume token belongs to another log than this database keeps',
+      {
+        metadata: { token_epoch: point.epoch, epoch: head.epoch },
+      },
+    );
+  }
+  if (point.revision > head.revision) {
+    throw new BatonError('RESUME_TOKEN_FUTURE', 'the resume token is ahead of the log', {
+      metadata: { token_revision: String(point.revision), revision: String(head.revision) },
+    });
+  }
+  assertKept(point.revision, head.oldestRevision);
+  return point.revision;
+}
+
+/** @throws BatonError RESUME_TOKEN_TOO_OLD when events after `revision` are no longer kept */
+export function assertKept(revision: bigint, oldestRevision: bigint): void {
+  if (revision >= oldestRevision - 1n) return;
+  throw new BatonError('RESUME_TOKEN_TOO_OLD', 'history after the resume token is no longer kept', {
+    metadata: { token_revision: String(revision), oldest_revision: String(oldestRevision) },
+  });
+}

@@ -1,0 +1,204 @@
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import type { Hub, LogPage, PageMessages, View } from './hub.js';
+import type { WatchKind, WatchMessage } from './message.js';
+import { encodeResumeToken } from './resume_token.js';
+
+/** Pause before the log is read again when the database could not be reached. */
+const RETRY_MS = 1000;
+
+/**
+ * One open stream, pulled by its writer through `next`.
+ *
+ *     catching up ──joins the hub──▶ live
+ *          ▲                          │
+ *          └──── no room for a page ──┘      from both: ──▶ ended
+ *
+ * Catching up: it reads the log by its own cursor, one page for each pull, so a slow reader reads slowly.
+ * Live: the hub puts messages into the queue; the queue is bounded in bytes and never waited for.
+ */
+export class Subscription {
+  readonly view: View;
+  readonly #hub: Hub;
+  readonly #epoch: string;
+  readonly #bookmarkMs: number;
+  #state: 'catching up' | 'live' | 'ended' = 'catching up';
+  #queue: { readonly message: WatchMessage; readonly bytes: number }[] = [];
+  #queueBytes = 0;
+  /** Catching up: everything up to here was put into the queue or is none of this stream's business. */
+  #cursor: bigint;
+  /** The last read of the log came to its end. */
+  #atEnd = false;
+  #opened = false;
+  #lastSentAt: number;
+  #error: BatonError | undefined;
+  #wake: (() => void) | undefined;
+  /** Called once when the stream ends, from either side. */
+  onEnd: (() => void) | undefined;
+
+  constructor(hub: Hub, view: View, epoch: string, revision: bigint, bookmarkMs: number) {
+    this.#hub = hub;
+    this.view = view;
+    this.#epoch = epoch;
+    this.#cursor = revision;
+    this.#bookmarkMs = bookmarkMs;
+    this.#lastSentAt = hub.clock.now();
+  }
+
+  get state(): 'catching up' | 'live' | 'ended' {
+    return this.#state;
+  }
+
+  /** Bytes held for this stream, as estimated. */
+  get heldBytes(): number {
+    return this.#queueBytes;
+  }
+
+  /** Events up to here reached the stream from the log before it became live. */
+  get skipThrough(): bigint {
+    return this.#cursor;
+  }
+
+  /**
+   * Takes the messages of one page, or none of them.
+   *
+   * @returns false when there is no room: the stream then stands before this page and catches up by itself
+   */
+  offer(page: LogPage, batch: PageMessages): boolean {
+    // A page that is larger than the bound by itself still fits an empty queue, else it could never be sent.
+    if (this.#queue.length > 0 && this.#queueBytes + batch.bytes > LIMITS.streamBytes) {
+      if (page.after > this.#cursor) this.#cursor = page.after;
+      this.#state = 'catching up';
+      this.#atEnd = false;
+      return false;
+    }
+    const share = batch.messages.length === 0 ? 0 : batch.bytes / batch.messages.length;
+    for (const message of batch.messages) this.#queue.push({ message, bytes: share });
+    if (this.#state !== 'live' && page.through > this.#cursor) this.#cursor = page.through;
+    if (batch.messages.length > 0) {
+      this.#queueBytes += batch.bytes;
+      this.#wake?.();
+    }
+    return true;
+  }
+
+  /**
+   * The next message, as soon as there is one; undefined when the stream was closed from this side.
+   *
+   * @throws BatonError that ended the stream, after what was queued and a last token were delivered
+   */
+  async next(): Promise<WatchMessage | undefined> {
+    if (!this.#opened) {
+      this.#opened = true;
+      return this.#sent(this.#marker('OPENED', this.#cursor));
+    }
+    for (;;) {
+      const queued = this.#queue.shift();
+      if (queued !== undefined) {
+        this.#queueBytes = this.#queue.length === 0 ? 0 : this.#queueBytes - queued.bytes;
+        return this.#sent(queued.message);
+      }
+      if (this.#state === 'ended') return this.#finish();
+      if (this.#state === 'catching up') {
+        await this.#catchUp();
+      } else {
+        await this.#waitUntil(this.#lastSentAt + this.#bookmarkMs);
+      }
+      const idle = this.#queue.length === 0 && this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;
+      if (idle && (this.#state as string) !== 'ended')
+        return this.#sent(this.#marker('BOOKMARK', this.#covered()));
+    }
+  }
+
+  /** Joins the hub, or moves the cursor on by one page of the log. */
+  async #catchUp(): Promise<void> {
+    if (this.#hub.join(this, this.#cursor, this.#atEnd)) {
+      this.#state = 'live';
+      return;
+    }
+    if (this.#queue.length > 0) return;
+    const page = await this.#readPage();
+    if (page === undefined || this.#state !== 'catching up') return;
+    const { messages, bytes } = this.#hub.messages(this.view, page, this.#cursor);
+    for (const message of messages) this.#queue.push({ message, bytes: bytes / messages.length });
+    this.#queueBytes += bytes;
+    this.#cursor = page.through;
+    this.#atEnd = page.events.length === 0;
+  }
+
+  /** A page of the log, or undefined after a pause when the database is away: a stream outlives its restart. */
+  async #readPage(): Promise<LogPage | undefined> {
+    try {
+      return await this.#hub.readPage(this.#cursor, this.view.payload);
+    } catch (error) {
+      if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') throw error;
+      await this.#waitUntil(this.#hub.clock.now() + RETRY_MS);
+      return undefined;
+    }
+  }
+
+  /** With an empty queue: everything up to here that matches was sent. */
+  #covered(): bigint {
+    const position = this.#state === 'live' ? this.#hub.position : undefined;
+    return position !== undefined && position > this.#cursor ? position : this.#cursor;
+  }
+
+  #marker(kind: WatchKind, revision: bigint): WatchMessage {
+    const resumeToken = encodeResumeToken({ epoch: this.#epoch, revision });
+    return { kind, events: [], revision, resumeToken, payload: false };
+  }
+
+  #sent(message: WatchMessage): WatchMessage {
+    this.#lastSentAt = this.#hub.clock.now();
+    return message;
+  }
+
+  #finish(): undefined {
+    const error = this.#error;
+    this.#error = undefined;
+    if (error !== undefined) throw error;
+    return undefined;
+  }
+
+  async #waitUntil(time: number): Promise<void> {
+    const { clock } = this.#hub;
+    const delayMs = time - clock.now();
+    if (delayMs <= 0) return;
+    await new Promise<void>((resolve) => {
+      const timer = clock.after(delayMs, resolve);
+      this.#wake = () => {
+        timer.cancel();
+        resolve();
+      };
+    });
+    this.#wake = undefined;
+  }
+
+  /** Ends the stream from the server's side: what is queued is still delivered, then a last token, then the error. */
+  end(error: BatonError): void {
+    if (this.#state === 'ended') return;
+    const revision = this.#covered();
+    this.#state = 'ended';
+    this.#error = error;
+    this.#leave();
+    const last = this.#marker('BOOKMARK', revision);
+    this.#queue.push({ message: last, bytes: 0 });
+    this.#wake?.();
+  }
+
+  /** Ends the stream from the reader's side and drops what it held. A pending `next` gets undefined. */
+  close(): void {
+    this.#state = 'ended';
+    this.#error = undefined;
+    this.#queue = [];
+    this.#queueBytes = 0;
+    this.#leave();
+    this.#wake?.();
+  }
+
+  #leave(): void {
+    this.#hub.remove(this);
+    this.onEnd?.();
+    this.onEnd = undefined;
+  }
+}

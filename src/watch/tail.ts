@@ -1,0 +1,197 @@
+import { backoffMs } from '../base/backoff.js';
+import { Bell } from '../base/bell.js';
+import type { Clock } from '../base/clock.js';
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import type { Logger } from '../base/log.js';
+import type { RunEvent } from '../run/run.js';
+import type { Queryable } from '../store/pool.js';
+import { readEvents } from '../store/sql/read_events.js';
+import { readHead } from '../store/sql/read_head.js';
+import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
+import type { Hub, LogPage } from './hub.js';
+
+const RETRY = { initialMs: 50, maxMs: 1000 };
+/** How often the tail makes sure that the log it follows is still the same one. */
+const IDENTITY_INTERVAL_MS = 5000;
+
+export interface TailOptions {
+  readonly db: Queryable;
+  readonly hub: Hub;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Whether anybody waits for a claim and has to be told about new work. */
+  readonly wantsWork: () => boolean;
+  /** Told what began to wait; undefined where it cannot be known, so everybody should look. */
+  readonly onWork: (work: readonly NewWork[] | undefined) => void;
+}
+
+/** Reads one page of the log after a revision. Live tail, catch-up after a reconnect and polling all use this. */
+export async function readLogPage(db: Queryable, after: bigint, payload: boolean): Promise<LogPage> {
+  const events = await readEvents(db, {
+    after,
+    limit: LIMITS.pageEvents,
+    payloadBytes: payload ? LIMITS.responseBytes : undefined,
+  });
+  return { after, through: events.at(-1)?.revision ?? after, events, payload };
+}
+
+/**
+ * The one reader of the log behind all live streams and waiting claims of this server.
+ *
+ *   1. Wait for the bell (a notification, a LISTEN that was made again, a new demand), at most a second.
+ *   2. Nobody needs the log: stand nowhere and read nothing.
+ *   3. Only claims wait: count what began to wait in which stage, and move on to the head.
+ *   4. Streams are live: read pages after the position and publish each, until one comes back empty.
+ *
+ * The position only moves on in the same turn of the event loop in which the demand was looked at, because a stream
+ * may join during any query.
+ */
+export class LogTail {
+  readonly #options: TailOptions;
+  readonly #bell: Bell;
+  #stopped = false;
+  #running: Promise<void> | undefined;
+  #epoch: string | undefined;
+  #identityCheckedAt = Number.NEGATIVE_INFINITY;
+  #failures = 0;
+  /** Polls that found something although no bell had rung: notifications are broken when it grows. */
+  silentFinds = 0;
+
+  constructor(options: TailOptions) {
+    this.#options = options;
+    this.#bell = new Bell(options.clock);
+  }
+
+  /** Something may have been committed, or somebody new needs the log. Only takes note. */
+  ring(): void {
+    this.#bell.ring();
+  }
+
+  /** The connection was made anew: the database behind it may be another one. */
+  checkIdentity(): void {
+    this.#identityCheckedAt = Number.NEGATIVE_INFINITY;
+    this.#bell.ring();
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#bell.ring();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopped) {
+      const waitMs = this.#failures > 0 ? backoffMs(RETRY, this.#failures) : LIMITS.pollIntervalMs;
+      const rung = await this.#bell.wait(waitMs);
+      if (this.#stopped) return;
+      try {
+        const found = await this.#advance();
+        if (found && !rung && this.#failures === 0) this.silentFinds += 1;
+        this.#failures = 0;
+      } catch (error) {
+        this.#failures += 1;
+        this.#identityCheckedAt = Number.NEGATIVE_INFINITY;
+        this.#options.log.warn(
+          { err: error, failures: this.#failures },
+          'the log could not be read; trying again',
+        );
+      }
+    }
+  }
+
+  /** @returns whether there was anything new */
+  async #advance(): Promise<boolean> {
+    const { hub, wantsWork } = this.#options;
+    let found = false;
+    while (!this.#stopped) {
+      if (hub.demand === 'none' && !wantsWork()) {
+        hub.setPosition(undefined);
+        return found;
+      }
+      await this.#verifyIdentity();
+      const position = hub.position;
+      const more =
+        position === undefined
+          ? await this.#takePosition()
+          : hub.demand === 'none'
+            ? await this.#countWork(position)
+            : await this.#publishPage(position, hub.demand === 'payload');
+      if (!more) return found;
+      found = true;
+    }
+    return found;
+  }
+
+  /** Starts at the head. Claims that began to wait before this moment look once, since their work may be before it. */
+  async #takePosition(): Promise<boolean> {
+    const head = await readHead(this.#options.db);
+    if (this.#options.hub.position === undefined) this.#options.hub.setPosition(head.revision);
+    this.#options.onWork(undefined);
+    return true;
+  }
+
+  async #countWork(position: bigint): Promise<boolean> {
+    const { db, hub, onWork } = this.#options;
+    const { through, work } = await readNewWork(db, position);
+    if (through <= position) return false;
+    onWork(work);
+    // A stream that became live during the query needs these events themselves.
+    if (hub.demand === 'none') hub.setPosition(through);
+    return true;
+  }
+
+  async #publishPage(position: bigint, payload: boolean): Promise<boolean> {
+    const { db, hub } = this.#options;
+    const page = await readLogPage(db, position, payload);
+    if (page.events.length === 0) return false;
+    // A stream that needs payloads became live during the query: read the page again, with them.
+    if (hub.demand === 'payload' && !payload) return true;
+    hub.publish(page);
+    this.#announceWork(page.events);
+    return true;
+  }
+
+  #announceWork(events: readonly RunEvent[]): void {
+    if (!this.#options.wantsWork()) return;
+    const counts = new Map<string, { pipeline: string; stage: string; runs: number }>();
+    for (const { run } of events) {
+      if (run.state !== 'PENDING') continue;
+      const key = `${run.pipeline}/${run.stage}`;
+      const entry = counts.get(key) ?? { pipeline: run.pipeline, stage: run.stage, runs: 0 };
+      entry.runs += 1;
+      counts.set(key, entry);
+    }
+    if (counts.size > 0) this.#options.onWork([...counts.values()]);
+  }
+
+  /**
+   * Makes sure, now and then and after every fault, that this is the log the position belongs to. A restored database
+   * or a failover that lost commits must not be taken for silence: every stream is told.
+   */
+  async #verifyIdentity(): Promise<void> {
+    const { db, hub, clock, log } = this.#options;
+    if (clock.now() - this.#identityCheckedAt < IDENTITY_INTERVAL_MS) return;
+    const before = hub.position;
+    const head = await readHead(db);
+    this.#identityCheckedAt = clock.now();
+    const foreign = this.#epoch !== undefined && this.#epoch !== head.epoch;
+    const behind = before !== undefined && head.revision < before;
+    this.#epoch = head.epoch;
+    if (!foreign && !behind) return;
+    log.error(
+      { head: String(head.revision), position: String(before), foreign },
+      'the log is not the one that was followed',
+    );
+    hub.endAll(
+      foreign
+        ? new BatonError('RESUME_TOKEN_FOREIGN', 'the database now holds another log')
+        : new BatonError('RESUME_TOKEN_FUTURE', 'the log has lost changes that were delivered'),
+    );
+    hub.setPosition(undefined);
+  }
+}

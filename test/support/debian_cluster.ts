@@ -1,0 +1,89 @@
+import { execFile, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { chown, mkdir } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { waitFor } from './wait.js';
+import pg from 'pg';
+
+const run = promisify(execFile);
+
+/** Where Debian and Ubuntu put the oldest PostgreSQL that is supported. */
+const DEFAULT_BIN_DIR = '/usr/lib/postgresql/15/bin';
+
+export interface TestCluster {
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/** The folder with PostgreSQL 15's programs, or undefined where it is not installed. */
+export function findPostgres15(): string | undefined {
+  const binDir = process.env['BATON_TEST_PG15_BIN'] ?? DEFAULT_BIN_DIR;
+  return existsSync(join(binDir, 'initdb')) ? binDir : undefined;
+}
+
+interface Identity {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** PostgreSQL refuses to run as root; Debian's package comes with a user for it. */
+async function serverIdentity(): Promise<Identity | undefined> {
+  if (process.getuid?.() !== 0) return undefined;
+  const ask = async (flag: string): Promise<number> => Number((await run('id', [flag, 'postgres'])).stdout);
+  return { uid: await ask('-u'), gid: await ask('-g') };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+async function answers(url: string): Promise<boolean> {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}
+
+/** Runs a throw-away cluster of a PostgreSQL that the machine has installed. `dir` must be reachable for everybody. */
+export async function startDebianCluster(
+  binDir: string,
+  dir: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<TestCluster> {
+  const identity = await serverIdentity();
+  const data = join(dir, 'data');
+  await mkdir(data, { mode: 0o700 });
+  if (identity !== undefined) await chown(data, identity.uid, identity.gid);
+  const options = { cwd: dir, ...identity };
+  await run(
+    join(binDir, 'initdb'),
+    ['-D', data, '-U', 'baton', '-E', 'UTF8', '--locale', 'C', '-A', 'trust', '--no-sync'],
+    options,
+  );
+  const port = await freePort();
+  const all = { ...settings, port: String(port), listen_addresses: '127.0.0.1', unix_socket_directories: '' };
+  const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+  const child = spawn(join(binDir, 'postgres'), ['-D', data, ...flags], { ...options, stdio: 'ignore' });
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  const url = `postgresql://baton@127.0.0.1:${port}/postgres`;
+  await waitFor(() => answers(url), 'PostgreSQL 15 to take connections', 20_000);
+  return {
+    url,
+    async stop() {
+      child.kill('SIGINT');
+      await exited;
+    },
+  };
+}

@@ -206,8 +206,8 @@ export class Claims {
       const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
       // Got all that was asked for: there may be more, whatever was announced.
       if (found === asked) queue.work += Math.max(announced - found, 1);
-      batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
       if (!result.stageKnown) refuseAll(queue, batch, result.pipelineKnown);
+      batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
       for (const waiter of batch) waiter.fail(error);

@@ -1,6 +1,7 @@
 import { describe } from 'node:test';
 import pg from 'pg';
 import { pino } from 'pino';
+import { waitFor } from './wait.js';
 import { createPool, type Pool } from '../../src/store/pool.js';
 
 export const silent = pino({ level: 'silent' });
@@ -39,6 +40,22 @@ async function admin<T>(url: string, work: (client: pg.Client) => Promise<T>): P
   }
 }
 
+/** What is still connected after backends had the time to notice that their client is gone. */
+async function remainingSessions(client: pg.Client, database: string): Promise<unknown[]> {
+  let sessions: unknown[] = [];
+  const gone = async (): Promise<boolean> => {
+    const result = await client.query(
+      `select application_name, left(query, 100) as query from pg_stat_activity
+       where datname = $1 and backend_type = 'client backend'`,
+      [database],
+    );
+    sessions = result.rows;
+    return sessions.length === 0;
+  };
+  await waitFor(gone, 'sessions to end', 5000).catch(() => undefined);
+  return sessions;
+}
+
 /** @param template 'baton_template' is migrated; 'template1' is empty */
 export async function createDatabase(
   clusterUrl: string,
@@ -68,13 +85,9 @@ export async function createDatabase(
       for (const client of clients) await client.end().catch(() => undefined);
       await pool.close();
       const left = await admin(clusterUrl, async (client) => {
-        const sessions = await client.query<{ application_name: string; query: string }>(
-          `select application_name, query from pg_stat_activity
-           where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()`,
-          [name],
-        );
+        const sessions = await remainingSessions(client, name);
         await client.query(`drop database ${name} with (force)`);
-        return sessions.rows;
+        return sessions;
       });
       if (left.length > 0) throw new Error(`connections were left open: ${JSON.stringify(left)}`);
     },

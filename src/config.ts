@@ -1,0 +1,142 @@
+import { Option, InvalidArgumentError } from 'commander';
+import { LIMITS } from './base/limits.js';
+import { LOG_LEVELS, type LogLevel } from './base/log.js';
+
+export interface Address {
+  readonly host: string;
+  /** 0 for any free port. */
+  readonly port: number;
+}
+
+export interface ServeConfig {
+  /** Undefined for the embedded PostgreSQL. */
+  readonly databaseUrl: string | undefined;
+  readonly listenUrl: string | undefined;
+  readonly grpcListen: Address;
+  readonly httpListen: Address;
+  readonly dataDir: string;
+  readonly poolConnections: number;
+  readonly logLevel: LogLevel;
+  /** Leave to listen beyond loopback without TLS and authentication. */
+  readonly insecurePublicListen: boolean;
+}
+
+/** `host:port`, an IPv6 host in brackets. */
+export function parseAddress(text: string): Address {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || !(port <= 65535))
+    throw new InvalidArgumentError('must be host:port, such as 127.0.0.1:50051');
+  return { host, port };
+}
+
+export function formatAddress({ host, port }: Address): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function parseConnections(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1 || value > LIMITS.poolConnectionsMax) {
+    throw new InvalidArgumentError(`must be 1 to ${LIMITS.poolConnectionsMax}`);
+  }
+  return value;
+}
+
+function parseUrl(text: string): string {
+  if (!URL.canParse(text) || !/^postgres(ql)?:$/.test(new URL(text).protocol)) {
+    throw new InvalidArgumentError('must be a postgresql:// URL');
+  }
+  return text;
+}
+
+/** Where the database is; shared by every command that needs one. */
+export const DATABASE_OPTIONS = [
+  new Option(
+    '--database-url <url>',
+    'PostgreSQL 15 or newer to use; without it, an embedded PostgreSQL 18 in the data directory',
+  )
+    .env('DATABASE_URL')
+    .argParser(parseUrl),
+  new Option('--data-dir <dir>', 'where the embedded PostgreSQL keeps its data')
+    .env('BATON_DATA_DIR')
+    .default('.baton'),
+  new Option('--log-level <level>', 'how much to log on standard error')
+    .env('BATON_LOG_LEVEL')
+    .choices([...LOG_LEVELS])
+    .default('info'),
+];
+
+export const SERVE_OPTIONS = [
+  ...DATABASE_OPTIONS,
+  new Option(
+    '--listen-url <url>',
+    'the database for the LISTEN connection, where the database URL is a transaction pooler',
+  )
+    .env('BATON_LISTEN_URL')
+    .argParser(parseUrl),
+  new Option('--grpc-listen <host:port>', 'where gRPC is served')
+    .env('BATON_GRPC_LISTEN')
+    .argParser(parseAddress)
+    .default(parseAddress('127.0.0.1:50051'), '127.0.0.1:50051'),
+  new Option('--http-listen <host:port>', 'where Connect, gRPC-Web, gRPC and /healthz, /readyz are served')
+    .env('BATON_HTTP_LISTEN')
+    .argParser(parseAddress)
+    .default(parseAddress('127.0.0.1:8080'), '127.0.0.1:8080'),
+  new Option('--pool-connections <n>', 'connections to the database, beside the one for LISTEN')
+    .env('BATON_POOL_CONNECTIONS')
+    .argParser(parseConnections)
+    .default(LIMITS.poolConnections),
+  new Option(
+    '--insecure-public-listen',
+    'allow addresses beyond loopback although there is neither TLS nor authentication',
+  )
+    .env('BATON_INSECURE_PUBLIC_LISTEN')
+    .default(false),
+];
+
+/** What commander made of the options above. */
+export interface ServeFlags {
+  databaseUrl?: string;
+  listenUrl?: string;
+  grpcListen: Address;
+  httpListen: Address;
+  dataDir: string;
+  poolConnections: number;
+  logLevel: LogLevel;
+  insecurePublicListen: boolean | string;
+}
+
+const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
+
+/** @throws Error when the settings contradict each other or would not be safe */
+export function toServeConfig(flags: ServeFlags): ServeConfig {
+  // commander takes any text of an environment variable for a flag that is set.
+  const insecure =
+    flags.insecurePublicListen === true || ['1', 'true', 'yes'].includes(String(flags.insecurePublicListen));
+  for (const [name, address] of [
+    ['--grpc-listen', flags.grpcListen],
+    ['--http-listen', flags.httpListen],
+  ] as const) {
+    if (LOOPBACK.test(address.host) || insecure) continue;
+    throw new Error(
+      `${name} ${formatAddress(address)} is reachable from other machines, and this server has neither TLS nor ` +
+        'authentication: anybody could change runs. Put it behind a proxy that has, or allow it by name with --insecure-public-listen.',
+    );
+  }
+  if (flags.databaseUrl === undefined && flags.listenUrl !== undefined) {
+    throw new Error(
+      'BATON_LISTEN_URL is set without DATABASE_URL: the embedded PostgreSQL needs no LISTEN URL of its own',
+    );
+  }
+  return {
+    databaseUrl: flags.databaseUrl,
+    listenUrl: flags.listenUrl,
+    grpcListen: flags.grpcListen,
+    httpListen: flags.httpListen,
+    dataDir: flags.dataDir,
+    poolConnections: flags.poolConnections,
+    logLevel: flags.logLevel,
+    insecurePublicListen: insecure,
+  };
+}

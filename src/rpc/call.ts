@@ -1,0 +1,102 @@
+import { Code } from '@connectrpc/connect';
+import type { Status } from '../../gen/google/rpc/status_pb.js';
+import { BatonError } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+import type { CallContext } from '../service/api.js';
+import { CODE_OF_REASON, toStatus } from './errors.js';
+
+/** How a call came in; `grpc` also on the HTTP port. */
+export type Protocol = 'grpc' | 'grpc-web' | 'connect';
+
+/** One finished call. */
+export interface CallReport {
+  /** `baton.v1.JobService/GetRun`. */
+  readonly method: string;
+  readonly protocol: Protocol;
+  /** The number of the gRPC code, 0 for OK. */
+  readonly code: number;
+  readonly durationMs: number;
+}
+
+/** Who is told about calls. */
+export interface Observer {
+  readonly log: Logger;
+  /** Called once per call, when its outcome is known. Must not throw. */
+  readonly onCall?: ((report: CallReport) => void) | undefined;
+}
+
+/**
+ * One call on its way through a transport: its signal, the race of its answer against its caller's going away, and
+ * its one report.
+ *
+ *     running ──finish──▶ over        the signal stays silent
+ *        └─────cancel───▶ over        the signal aborts, a pending `run` rejects at once
+ *
+ * The service sees an abort only while the call runs: the libraries also abort their own signals when a call has
+ * ended well, and a service that hands back a claim on abort must not take that for a lost caller.
+ */
+export class ServerCall implements CallContext {
+  readonly #controller = new AbortController();
+  readonly #startMs = performance.now();
+  #over = false;
+  #reject: ((reason: BatonError) => void) | undefined;
+
+  constructor(
+    readonly method: string,
+    readonly protocol: Protocol,
+    readonly observer: Observer,
+  ) {}
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** The caller has gone, or its deadline has passed: aborts the signal with this reason and ends the call. */
+  cancel(reason: BatonError): void {
+    if (this.#over) return;
+    this.finish(CODE_OF_REASON[reason.reason]);
+    this.#controller.abort(reason);
+    this.#reject?.(reason);
+  }
+
+  /**
+   * Runs one step of the call. Rejects with the reason of a `cancel` as soon as there is one; what the step gives
+   * after that is dropped, and what it throws is not reported, since nobody waits for it.
+   */
+  run<T>(step: (call: CallContext) => Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.signal.aborted) return reject(this.#reason());
+      this.#reject = reject;
+      step(this).then(
+        (value) => (this.signal.aborted ? reject(this.#reason()) : resolve(value)),
+        (error: unknown) => reject(this.signal.aborted ? this.#reason() : error),
+      );
+    });
+  }
+
+  /** Reports the outcome. Only the first one counts. */
+  finish(code: number): void {
+    if (this.#over) return;
+    this.#over = true;
+    const { method, protocol } = this;
+    report(this.observer, { method, protocol, code, durationMs: performance.now() - this.#startMs });
+  }
+
+  /** Reports a failure and gives the status to send for it. */
+  fail(error: unknown): Status {
+    const status = toStatus(error, this.observer.log);
+    this.finish(status.code);
+    return status;
+  }
+
+  #reason(): BatonError {
+    const reason: unknown = this.signal.reason;
+    return reason instanceof BatonError ? reason : new BatonError('CANCELED', 'the call was canceled');
+  }
+}
+
+/** Tells the log and the metrics about a call that is over. */
+export function report(observer: Observer, call: CallReport): void {
+  observer.onCall?.(call);
+  observer.log.debug({ ...call, code: Code[call.code] ?? 'Ok' }, 'call');
+}

@@ -1,0 +1,140 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import {
+  Code,
+  ConnectError,
+  createConnectRouter,
+  type ConnectRouter,
+  type ConnectRouterOptions,
+  type HandlerContext,
+} from '@connectrpc/connect';
+import {
+  compressionBrotli,
+  compressionGzip,
+  universalRequestFromNodeRequest,
+  universalResponseToNodeResponse,
+} from '@connectrpc/connect-node';
+import type { UniversalHandler, UniversalServerResponse } from '@connectrpc/connect/protocol';
+import { canceledError, type BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import { bindingsOf, type Binding } from './bindings.js';
+import { ServerCall, type Observer, type Protocol } from './call.js';
+import { completeErrors, toConnectError } from './connect_errors.js';
+import { iterateStream } from './connect_stream.js';
+import { DETAIL_REGISTRY, fitTrailers } from './errors.js';
+import { deadlineError } from './framework_error.js';
+import type { Handlers } from './handlers.js';
+import { RPC_LIMITS } from './limits.js';
+import { refuse } from './refusals.js';
+
+export type NodeRequest = IncomingMessage | Http2ServerRequest;
+export type NodeResponse = ServerResponse | Http2ServerResponse;
+
+/** Serves a request that is for an RPC; false when it is for something else. */
+export type ConnectHandler = (request: NodeRequest, response: NodeResponse) => boolean;
+
+/** Serves all RPCs over Connect (JSON and binary), gRPC-Web and gRPC. */
+export function createConnectHandler(handlers: Handlers, observer: Observer): ConnectHandler {
+  const router = createConnectRouter(ROUTER_OPTIONS);
+  for (const binding of bindingsOf(handlers)) addRoute(router, binding, observer);
+  const routes = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return (request, response) => {
+    const route = routes.get(pathOf(request));
+    if (route === undefined) return false;
+    serve(route, request, response, observer).catch((error: unknown) => {
+      // The caller has gone while it was being answered; the call itself has been reported.
+      observer.log.debug({ err: error, path: route.requestPath }, 'response not delivered');
+      response.destroy();
+    });
+    return true;
+  };
+}
+
+export function pathOf(request: NodeRequest): string {
+  return (request.url ?? '').split('?', 1)[0] ?? '';
+}
+
+const ROUTER_OPTIONS: ConnectRouterOptions = {
+  readMaxBytes: LIMITS.messageBytes,
+  acceptCompression: [compressionGzip, compressionBrotli],
+  binaryOptions: { readUnknownFields: false, recursionLimit: RPC_LIMITS.messageDepth },
+  jsonOptions: {
+    // A typo in a field must not be dropped in silence; connect's own default would.
+    ignoreUnknownFields: false,
+    // Fields with their default value are written: a shell script reads `.claims[]` and `.attempt` of every answer
+    // without asking whether they are there, and `{"claims":[]}` says more than `{}`.
+    alwaysEmitImplicit: true,
+    recursionLimit: RPC_LIMITS.messageDepth,
+    registry: DETAIL_REGISTRY,
+  },
+};
+
+async function serve(
+  route: UniversalHandler,
+  request: NodeRequest,
+  response: NodeResponse,
+  observer: Observer,
+): Promise<void> {
+  // Node takes a stream's error without a listener for a crash; all that follows from one is done on `close`.
+  response.on('error', () => {});
+  // An answer may come before its request has been read, when that is too large. Over HTTP/1.1 Node reads the rest
+  // away; over HTTP/2 the stream would stay open with a client that cannot finish sending.
+  response.once('finish', () => request.resume());
+  const universal = universalRequestFromNodeRequest(request, response, undefined, undefined);
+  clampTimeout(universal.header);
+  const answer = await completeErrors(await route(universal), observer.log);
+  if (isRefusal(answer)) return refuse(request, response, answer.status, route.allowedMethods);
+  await universalResponseToNodeResponse(answer, response);
+}
+
+/** Wrong method or content type: connect answers with a bare HTTP status. */
+function isRefusal(answer: UniversalServerResponse): boolean {
+  return answer.status >= 400 && answer.body === undefined;
+}
+
+/** A timeout beyond what a Node timer can do would fire at once; it is as good as none. */
+function clampTimeout(header: Headers): void {
+  if (Number(header.get('connect-timeout-ms')) > RPC_LIMITS.timerMs) header.delete('connect-timeout-ms');
+  const [, value, unit] = /^(\d{1,8})([HMSmun])$/.exec(header.get('grpc-timeout') ?? '') ?? [];
+  const unitMs = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 }[unit ?? ''] ?? 0;
+  if (Number(value) * unitMs > RPC_LIMITS.timerMs) header.delete('grpc-timeout');
+}
+
+function addRoute(router: ConnectRouter, binding: Binding, observer: Observer): void {
+  if (binding.kind === 'server_streaming') {
+    router.rpc(binding.method, (request, context) => {
+      const call = openCall(binding, context, observer);
+      return iterateStream(binding, request, call, (error) => failure(call, error));
+    });
+    return;
+  }
+  router.rpc(binding.method, async (request, context) => {
+    const call = openCall(binding, context, observer);
+    try {
+      const answer = await call.run(() => binding.invoke(request, call));
+      call.finish(0);
+      return answer;
+    } catch (error) {
+      throw failure(call, error);
+    }
+  });
+}
+
+function openCall(binding: Binding, context: HandlerContext, observer: Observer): ServerCall {
+  const call = new ServerCall(binding.name, context.protocolName as Protocol, observer);
+  const { signal } = context;
+  const cancel = (): void => call.cancel(goneReason(signal.reason));
+  if (signal.aborted) cancel();
+  else signal.addEventListener('abort', cancel, { once: true });
+  return call;
+}
+
+function goneReason(reason: unknown): BatonError {
+  const isDeadline = reason instanceof ConnectError && reason.code === Code.DeadlineExceeded;
+  return isDeadline ? deadlineError() : canceledError();
+}
+
+function failure(call: ServerCall, error: unknown): ConnectError {
+  const status = call.fail(error);
+  return toConnectError(call.protocol === 'grpc' ? fitTrailers(status) : status);
+}

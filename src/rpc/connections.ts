@@ -1,0 +1,91 @@
+import type { ServerHttp2Session } from 'node:http2';
+import type { Socket } from 'node:net';
+
+/** What a connection has shown to be so far, and how many requests on it have not been answered. */
+interface Connection {
+  session: ServerHttp2Session | undefined;
+  isHttp1: boolean;
+  active: number;
+}
+
+/**
+ * All connections of the HTTP listener. Node's servers each know a part of them only: those that speak no protocol
+ * yet belong to nobody, and an HTTP/2 server does not close its sessions.
+ */
+export class Connections {
+  readonly #open = new Map<Socket, Connection>();
+  readonly #unanswered = new Set<ServerHttp2Session>();
+  #draining = false;
+  readonly #onEmpty: (() => void)[] = [];
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  add(socket: Socket): void {
+    this.#open.set(socket, { session: undefined, isHttp1: false, active: 0 });
+    socket.once('close', () => {
+      this.#open.delete(socket);
+      if (this.#open.size === 0) this.#onEmpty.splice(0).forEach((resolve) => resolve());
+    });
+  }
+
+  setHttp1(socket: Socket): void {
+    const connection = this.#open.get(socket);
+    if (connection !== undefined) connection.isHttp1 = true;
+  }
+
+  setSession(socket: Socket, session: ServerHttp2Session): void {
+    const connection = this.#open.get(socket);
+    if (connection !== undefined) connection.session = session;
+    session.once('close', () => this.#unanswered.delete(session));
+    if (this.#draining) session.close();
+  }
+
+  /** A request has begun on this socket. Returns what to call once its response is over. */
+  begin(socket: Socket): () => void {
+    const connection = this.#open.get(socket);
+    if (connection === undefined) return () => {};
+    connection.active++;
+    return () => {
+      connection.active--;
+      if (this.#draining && connection.isHttp1 && connection.active === 0) socket.end();
+    };
+  }
+
+  /**
+   * Lets go of every connection that has nothing in flight, tells the others that no new request is welcome (GOAWAY;
+   * HTTP/1.1 hears it from the response), and resolves when all are gone.
+   */
+  drain(): Promise<void> {
+    this.#draining = true;
+    if (this.#open.size === 0) return Promise.resolve();
+    for (const [socket, { session, active }] of this.#open) {
+      if (session !== undefined) session.close();
+      else if (active === 0) socket.destroy();
+    }
+    return new Promise((resolve) => this.#onEmpty.push(resolve));
+  }
+
+  destroyAll(): void {
+    for (const [socket, { session }] of this.#open) {
+      session?.destroy();
+      socket.destroy();
+    }
+  }
+
+  /** Pings every HTTP/2 session, and destroys those that have not answered the ping before. */
+  ping(): void {
+    for (const { session } of this.#open.values()) {
+      if (session === undefined || session.closed || session.destroyed) continue;
+      if (this.#unanswered.has(session)) {
+        session.destroy();
+        continue;
+      }
+      this.#unanswered.add(session);
+      session.ping((error) => {
+        if (error === null) this.#unanswered.delete(session);
+      });
+    }
+  }
+}

@@ -1,0 +1,43 @@
+import { Code } from '@connectrpc/connect';
+import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import { malformedRequest, truncate } from './errors.js';
+import { RPC_LIMITS } from './limits.js';
+
+/**
+ * Gives the reason for an error that a transport library made by itself, before or beside a handler: no details are
+ * on it yet. Undefined for a code that the libraries do not use by themselves; such an error stays as it is.
+ *
+ * @param text the library's message. It speaks about the caller's bytes and headers only.
+ */
+export function frameworkError(code: number, text: string): BatonError | undefined {
+  switch (code as Code) {
+    case Code.Internal:
+      return fromInternal(text);
+    case Code.InvalidArgument:
+      return malformedRequest(text);
+    case Code.ResourceExhausted:
+      // The libraries say this of messages over the limit only. It is no overload: trying again does not help.
+      return malformedRequest(`the message is larger than ${LIMITS.messageBytes} bytes`);
+    case Code.Unimplemented:
+      return new BatonError('NOT_IMPLEMENTED', truncate(text, RPC_LIMITS.messageChars));
+    case Code.DeadlineExceeded:
+      return deadlineError();
+    case Code.Canceled:
+      return new BatonError('CANCELED', 'the call was canceled by its caller');
+    default:
+      return undefined;
+  }
+}
+
+export function deadlineError(): BatonError {
+  return new BatonError('DEADLINE_EXCEEDED', "the call's deadline has passed");
+}
+
+/** Both libraries call INTERNAL what is wrong with the caller's bytes; the rest is a fault of the server. */
+function fromInternal(text: string): BatonError {
+  const parse = /^parse binary: (.*)$/s.exec(text)?.[1];
+  if (parse !== undefined) return malformedRequest(parse);
+  if (/decompress|grpc-timeout/i.test(text)) return malformedRequest(text);
+  return new BatonError('INTERNAL', text);
+}

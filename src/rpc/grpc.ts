@@ -1,0 +1,187 @@
+import { fromBinary, toBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
+import {
+  Server,
+  ServerCredentials,
+  type handleServerStreamingCall,
+  type handleUnaryCall,
+  type MethodDefinition,
+  type ServerOptions,
+  type UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import { canceledError, type BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
+import { ServerCall, type Observer } from './call.js';
+import { malformedRequest } from './errors.js';
+import { deadlineError } from './framework_error.js';
+import { sendAll, Sink } from './grpc_stream.js';
+import { completingInterceptor, toGrpcStatus } from './grpc_status.js';
+import type { Handlers } from './handlers.js';
+import { RPC_LIMITS } from './limits.js';
+import { OpenStream } from './watch_loop.js';
+
+export interface ListenAddress {
+  readonly host: string;
+  /** 0 for any free one. */
+  readonly port: number;
+}
+
+export interface GrpcServerOptions extends Observer {
+  readonly handlers: Handlers;
+  readonly listen: ListenAddress;
+  /** Plain text by default. */
+  readonly credentials?: ServerCredentials;
+  /** Registers further services, such as health and reflection, before the server listens. */
+  readonly register?: (server: Server) => void;
+  /** Default `RPC_LIMITS.drainTimeoutMs`. */
+  readonly drainTimeoutMs?: number;
+}
+
+/** A listener that has been started. */
+export interface RpcServer {
+  readonly port: number;
+  /**
+   * Stops accepting connections and calls, and resolves when the calls in flight have ended; those that have not by
+   * the drain timeout are broken. The caller sees to it that waiting calls and streams end.
+   */
+  drain(): Promise<void>;
+  /** Breaks all calls and connections. Harmless when repeated or after `drain`. */
+  close(): Promise<void>;
+}
+
+/** Serves all RPCs over gRPC. Rejects when the address cannot be listened on. */
+export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcServer> {
+  const server = new Server({ ...SERVER_OPTIONS, interceptors: [completingInterceptor(options.log)] });
+  for (const binding of bindingsOf(options.handlers)) register(server, binding, options);
+  options.register?.(server);
+  const port = await bind(server, options);
+  const close = (): Promise<void> => {
+    server.forceShutdown();
+    return Promise.resolve();
+  };
+  return { port, drain: () => drain(server, options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs), close };
+}
+
+/** grpc-js takes any rate of client pings, so clients may keep idle connections alive as they like. */
+const SERVER_OPTIONS: ServerOptions = {
+  'grpc.max_receive_message_length': LIMITS.messageBytes,
+  'grpc.max_concurrent_streams': RPC_LIMITS.streamsPerConnection,
+  // Off by default: without it the streams of a machine that lost its power live on for ever.
+  'grpc.keepalive_time_ms': RPC_LIMITS.pingIntervalMs,
+  'grpc.keepalive_timeout_ms': RPC_LIMITS.pingTimeoutMs,
+};
+
+function bind(server: Server, { listen, credentials }: GrpcServerOptions): Promise<number> {
+  const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host;
+  return new Promise((resolve, reject) => {
+    server.bindAsync(
+      `${host}:${listen.port}`,
+      credentials ?? ServerCredentials.createInsecure(),
+      (error, port) => (error === null ? resolve(port) : reject(error)),
+    );
+  });
+}
+
+function drain(server: Server, timeoutMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      server.forceShutdown();
+      resolve();
+    }, timeoutMs);
+    server.tryShutdown(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+/**
+ * Requests reach the handlers as bytes and responses leave them as bytes: grpc-js calls it INTERNAL when its own
+ * deserializer throws, and shared bytes of a stream must not be encoded again.
+ */
+function register(server: Server, binding: Binding, observer: Observer): void {
+  const definition: MethodDefinition<Uint8Array, Uint8Array> = {
+    path: `/${binding.name}`,
+    requestStream: false,
+    responseStream: binding.kind === 'server_streaming',
+    requestSerialize: asBuffer,
+    requestDeserialize: (bytes) => bytes,
+    responseSerialize: asBuffer,
+    responseDeserialize: (bytes) => bytes,
+  };
+  const handler = binding.kind === 'unary' ? unary(binding, observer) : serverStreaming(binding, observer);
+  const implementation: UntypedServiceImplementation = { [binding.method.localName]: handler };
+  server.addService({ [binding.method.localName]: definition }, implementation);
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8Array, Uint8Array> {
+  return (grpcCall, callback) => {
+    const call = new ServerCall(binding.name, 'grpc', observer);
+    grpcCall.on('cancelled', () => call.cancel(goneReason(grpcCall.getDeadline())));
+    const answer = call.run(async () => {
+      const request = decode(binding.method.input, grpcCall.request);
+      return toBinary(binding.method.output, await binding.invoke(request, call));
+    });
+    answer.then(
+      (bytes) => {
+        call.finish(0);
+        callback(null, bytes);
+      },
+      (error: unknown) => callback(toGrpcStatus(call.fail(error))),
+    );
+  };
+}
+
+function serverStreaming(
+  binding: StreamBinding,
+  observer: Observer,
+): handleServerStreamingCall<Uint8Array, Uint8Array> {
+  return (grpcCall) => {
+    const call = new ServerCall(binding.name, 'grpc', observer);
+    grpcCall.on('cancelled', () => call.cancel(goneReason(grpcCall.getDeadline())));
+    const stopTimer = cancelAtDeadline(call, grpcCall.getDeadline());
+    const sink = new Sink(grpcCall);
+    const sent = Promise.resolve().then(() => {
+      const request = decode(binding.method.input, grpcCall.request);
+      return sendAll(new OpenStream(binding, request, call), sink, binding.encode);
+    });
+    sent.finally(stopTimer).then(
+      () => {
+        call.finish(0);
+        grpcCall.end();
+      },
+      (error: unknown) => {
+        const status = toGrpcStatus(call.fail(error));
+        if (!grpcCall.cancelled) grpcCall.emit('error', status);
+      },
+    );
+  };
+}
+
+/**
+ * Ends the service's side of a stream at its deadline. grpc-js has a timer too, but while a write is blocked its
+ * status waits behind the data, and it reports no cancel before that is out.
+ */
+function cancelAtDeadline(call: ServerCall, deadline: Date | number): () => void {
+  const remainingMs = Number(deadline) - Date.now();
+  if (remainingMs > RPC_LIMITS.timerMs) return () => {};
+  const timer = setTimeout(() => call.cancel(deadlineError()), Math.max(remainingMs, 0));
+  return () => clearTimeout(timer);
+}
+
+function decode(schema: DescMessage, bytes: Uint8Array): Message {
+  try {
+    return fromBinary(schema, bytes, { readUnknownFields: false, recursionLimit: RPC_LIMITS.messageDepth });
+  } catch (error) {
+    throw malformedRequest(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** grpc-js tells of a deadline as of any other cancel. Its timer may be a little early. */
+function goneReason(deadline: Date | number): BatonError {
+  return Date.now() >= Number(deadline) - 2 ? deadlineError() : canceledError();
+}

@@ -1,0 +1,124 @@
+import type {
+  DescMessage,
+  DescMethodServerStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+  MessageShape,
+} from '@bufbuild/protobuf';
+import type { JobService as JobServiceDesc } from '../../gen/baton/v1/job_service_pb.js';
+import type { PipelineService as PipelineServiceDesc } from '../../gen/baton/v1/pipeline_service_pb.js';
+import { BatonError, invalidArgument } from '../base/errors.js';
+import type { CallContext, JobService, PipelineService, WatchStream } from '../service/api.js';
+import { pipelineFromProto, pipelineToProto } from './convert/pipeline.js';
+import * as requests from './convert/requests.js';
+import { claimToProto, runToProto } from './convert/run.js';
+import { converting } from './convert/violations.js';
+import { eventToProto } from './convert/watch.js';
+
+/** Answers one unary RPC in terms of its messages. Throws `BatonError`, or an error that becomes INTERNAL. */
+export type UnaryHandler<I extends DescMessage, O extends DescMessage> = (
+  request: MessageShape<I>,
+  call: CallContext,
+) => Promise<MessageInitShape<O>>;
+
+/** Opens the stream of one server-streaming RPC. The transport pulls, encodes and closes. */
+export type StreamHandler<I extends DescMessage> = (
+  request: MessageShape<I>,
+  call: CallContext,
+) => Promise<WatchStream>;
+
+/** One handler for every method of a service: leaving one out, or one too many, does not compile. */
+export type ServiceHandlers<S extends DescService> = {
+  readonly [K in keyof S['method']]: S['method'][K] extends DescMethodUnary<infer I, infer O>
+    ? UnaryHandler<I, O>
+    : S['method'][K] extends DescMethodServerStreaming<infer I>
+      ? StreamHandler<I>
+      : never;
+};
+
+/** All RPCs of Baton, the same for both listeners. */
+export interface Handlers {
+  readonly job: ServiceHandlers<typeof JobServiceDesc>;
+  readonly pipeline: ServiceHandlers<typeof PipelineServiceDesc>;
+}
+
+/** Makes the handlers over a service. An RPC that the service has not yet answers NOT_IMPLEMENTED. */
+export function createHandlers(job: JobService, pipeline: PipelineService): Handlers {
+  return { job: jobHandlers(job), pipeline: pipelineHandlers(pipeline) };
+}
+
+function jobHandlers(service: JobService): Handlers['job'] {
+  return {
+    async createRun(request, call) {
+      const input = converting((v) => requests.createRunFromProto(request, '', v));
+      return { run: runToProto(await service.createRun(input, call)) };
+    },
+    async batchCreateRuns(request, call) {
+      const input = converting((v) => requests.batchCreateFromProto(request, v));
+      const runs = await service.batchCreateRuns(input, call);
+      return { runs: runs.map((run) => runToProto(run)) };
+    },
+    async getRun(request, call) {
+      return { run: runToProto(await service.getRun(request.id, call)) };
+    },
+    async listRuns(request, call) {
+      const input = converting((v) => requests.listRunsFromProto(request, v));
+      const { runs, nextPageToken, revision, resumeToken } = await service.listRuns(input, call);
+      return { runs: runs.map((run) => runToProto(run)), nextPageToken, revision, resumeToken };
+    },
+    async claimNext(request, call) {
+      const input = converting((v) => requests.claimNextFromProto(request, '', v));
+      const claims = await service.claimNext(input, call);
+      return { claims: claims.map(claimToProto) };
+    },
+    async updateStatus(request, call) {
+      const input = converting((v) => requests.updateStatusFromProto(request, '', v));
+      const { run, cancelRequested, claims } = await service.updateStatus(input, call);
+      return { run: runToProto(run), cancelRequested, claims: claims.map(claimToProto) };
+    },
+    batchUpdateStatus: notImplemented('BatchUpdateStatus'),
+    extendLeases: notImplemented('ExtendLeases'),
+    cancelRun: notImplemented('CancelRun'),
+    cancelRuns: notImplemented('CancelRuns'),
+    retryRun: notImplemented('RetryRun'),
+    retryRuns: notImplemented('RetryRuns'),
+    async listRunEvents(request, call) {
+      const input = requests.listRunEventsFromProto(request);
+      const { events, nextPageToken } = await service.listRunEvents(input, call);
+      return { events: events.map((event) => eventToProto(event)), nextPageToken };
+    },
+    async watchRuns(request, call) {
+      const input = converting((v) => requests.watchRunsFromProto(request, v));
+      return service.watchRuns(input, call);
+    },
+  };
+}
+
+function pipelineHandlers(service: PipelineService): Handlers['pipeline'] {
+  return {
+    async putPipeline(request, call) {
+      const proto = request.pipeline;
+      if (proto === undefined) throw invalidArgument([{ field: 'pipeline', description: 'is required' }]);
+      const definition = converting((v) => pipelineFromProto(proto, 'pipeline', v));
+      return { pipeline: pipelineToProto(await service.putPipeline(definition, call)) };
+    },
+    async getPipeline(request, call) {
+      return { pipeline: pipelineToProto(await service.getPipeline(request.name, call)) };
+    },
+    async listPipelines(request, call) {
+      const { pageSize, pageToken } = request;
+      const { pipelines, nextPageToken } = await service.listPipelines({ pageSize, pageToken }, call);
+      return { pipelines: pipelines.map(pipelineToProto), nextPageToken };
+    },
+    deletePipeline: notImplemented('DeletePipeline'),
+    pausePipeline: notImplemented('PausePipeline'),
+    resumePipeline: notImplemented('ResumePipeline'),
+    getStats: notImplemented('GetStats'),
+  };
+}
+
+/** Stands where the service has no such call yet. */
+function notImplemented(rpc: string): () => Promise<never> {
+  return () => Promise.reject(new BatonError('NOT_IMPLEMENTED', `this server does not offer ${rpc}`));
+}

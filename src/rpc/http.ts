@@ -1,0 +1,170 @@
+import { createServer as createHttp1Server, type Server as Http1Server } from 'node:http';
+import { createServer as createHttp2Server, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import {
+  createServer as createTcpServer,
+  type AddressInfo,
+  type Server as TcpServer,
+  type Socket,
+} from 'node:net';
+import type { Observer } from './call.js';
+import { createConnectHandler, pathOf, type NodeRequest, type NodeResponse } from './connect.js';
+import { Connections } from './connections.js';
+import type { ListenAddress, RpcServer } from './grpc.js';
+import type { Handlers } from './handlers.js';
+import { RPC_LIMITS } from './limits.js';
+import { refuse } from './refusals.js';
+import { sniff } from './sniff.js';
+
+export interface HttpServerOptions extends Observer {
+  readonly handlers: Handlers;
+  readonly listen: ListenAddress;
+  /** Whether this server can do its work now; `detail` is the body of /readyz. */
+  readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: string }>;
+  /** Serves further paths: returns true when it has taken the request. Asked after the RPCs and /healthz, /readyz. */
+  readonly routes?: (request: NodeRequest, response: NodeResponse) => boolean;
+  /** Default `RPC_LIMITS.drainTimeoutMs`. */
+  readonly drainTimeoutMs?: number;
+  /** Default `RPC_LIMITS.protocolTimeoutMs`. */
+  readonly protocolTimeoutMs?: number;
+}
+
+/**
+ * Serves all RPCs over Connect, gRPC-Web and gRPC, and the plain routes beside them, on one port that speaks HTTP/1.1
+ * and HTTP/2 in cleartext. Rejects when the address cannot be listened on.
+ */
+export async function startHttpServer(options: HttpServerOptions): Promise<RpcServer> {
+  const connections = new Connections();
+  const onRequest = (request: NodeRequest, response: NodeResponse): void => {
+    track(connections, request, response);
+    dispatch(request, response);
+  };
+  const dispatch = createDispatch(options);
+  const http1 = createHttp1(onRequest);
+  const http2 = createHttp2(onRequest, options);
+  const tcp = createTcp((socket) => {
+    connections.add(socket);
+    sniff(socket, options.protocolTimeoutMs ?? RPC_LIMITS.protocolTimeoutMs, (version) => {
+      if (version === 'http2') return acceptHttp2(http2, socket, connections);
+      connections.setHttp1(socket);
+      http1.emit('connection', socket);
+    });
+  });
+  const port = await listen(tcp, options.listen);
+  const stop = afterwards(http1, connections);
+  return {
+    port,
+    drain: () => drain(tcp, connections, options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs).finally(stop),
+    close: () => drain(tcp, connections, 0).finally(stop),
+  };
+}
+
+type OnRequest = (request: NodeRequest, response: NodeResponse) => void;
+
+/** Counts the request as in flight until its response is over, and ends the connection after it when draining. */
+function track(connections: Connections, request: NodeRequest, response: NodeResponse): void {
+  const isHttp2 = request.httpVersionMajor === 2;
+  const socket = isHttp2 ? undefined : request.socket;
+  if (connections.draining && !isHttp2) response.setHeader('connection', 'close');
+  if (socket !== undefined) response.once('close', connections.begin(socket));
+}
+
+function createDispatch(options: HttpServerOptions): OnRequest {
+  const connect = createConnectHandler(options.handlers, options);
+  return (request, response) => {
+    const isRead = request.method === 'GET' || request.method === 'HEAD';
+    const path = pathOf(request);
+    if (connect(request, response)) return;
+    if (isRead && path === '/healthz') return sendText(response, 200, 'ok');
+    if (isRead && path === '/readyz') return void sendReady(response, options);
+    if (options.routes?.(request, response) === true) return;
+    refuse(request, response, 404);
+  };
+}
+
+async function sendReady(response: NodeResponse, { ready, log }: HttpServerOptions): Promise<void> {
+  try {
+    const { ok, detail } = await ready();
+    sendText(response, ok ? 200 : 503, detail);
+  } catch (error) {
+    log.error({ err: error }, 'readiness check failed');
+    sendText(response, 503, 'not ready');
+  }
+}
+
+function sendText(response: NodeResponse, status: number, text: string): void {
+  response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-store' });
+  response.end(`${text}\n`);
+}
+
+function createTcp(onConnection: (socket: Socket) => void): TcpServer {
+  // As `http.Server` does: a client may close its side after the request and still read the answer.
+  return createTcpServer(
+    { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: RPC_LIMITS.pingIntervalMs },
+    onConnection,
+  );
+}
+
+/** These timeouts bound how long a request may take to arrive; an answer may take as long as it likes. */
+function createHttp1(onRequest: OnRequest): Http1Server {
+  const server = createHttp1Server(
+    {
+      headersTimeout: RPC_LIMITS.headersTimeoutMs,
+      requestTimeout: RPC_LIMITS.requestTimeoutMs,
+      keepAliveTimeout: RPC_LIMITS.keepAliveTimeoutMs,
+    },
+    onRequest,
+  );
+  // A server that never listens itself starts the check of its timeouts with this event only.
+  server.emit('listening');
+  return server;
+}
+
+function createHttp2(onRequest: OnRequest, { log }: HttpServerOptions): Http2Server {
+  const server = createHttp2Server(
+    {
+      settings: { maxConcurrentStreams: RPC_LIMITS.streamsPerConnection },
+      maxSessionMemory: SESSION_MEMORY_MB,
+    },
+    onRequest,
+  );
+  server.on('sessionError', (error) => log.debug({ err: error }, 'HTTP/2 session failed'));
+  return server;
+}
+
+/** Node makes the session while it takes the connection over, and tells the raw socket to nobody later on. */
+function acceptHttp2(server: Http2Server, socket: Socket, connections: Connections): void {
+  const onSession = (session: ServerHttp2Session): void => connections.setSession(socket, session);
+  server.once('session', onSession);
+  server.emit('connection', socket);
+  server.off('session', onSession);
+}
+
+/** Node refuses new streams once a session holds more; its default of 10 MB is little for thousands of streams. */
+const SESSION_MEMORY_MB = 256;
+
+function listen(server: TcpServer, { host, port }: ListenAddress): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ host, port }, () => {
+      server.off('error', reject);
+      resolve((server.address() as AddressInfo).port);
+    });
+  });
+}
+
+async function drain(tcp: TcpServer, connections: Connections, timeoutMs: number): Promise<void> {
+  const closed = new Promise<void>((resolve) => tcp.close(() => resolve()));
+  const timer = setTimeout(() => connections.destroyAll(), timeoutMs);
+  await Promise.all([closed, connections.drain()]);
+  clearTimeout(timer);
+}
+
+/** Starts what runs beside the connections; the function it returns stops that. */
+function afterwards(http1: Http1Server, connections: Connections): () => void {
+  const pings = setInterval(() => connections.ping(), RPC_LIMITS.pingIntervalMs);
+  return () => {
+    clearInterval(pings);
+    // Never listened, so this only ends the check of timeouts.
+    http1.close();
+  };
+}

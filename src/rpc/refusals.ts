@@ -1,0 +1,58 @@
+import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
+import type { Status } from '../../gen/google/rpc/status_pb.js';
+import { BatonError } from '../base/errors.js';
+import type { NodeRequest, NodeResponse } from './connect.js';
+import { errorJson, toConnectError } from './connect_errors.js';
+import { statusOf, truncate } from './errors.js';
+
+/** Answers a request that reaches no handler: a wrong path, method or content type. */
+export function refuse(
+  request: NodeRequest,
+  response: NodeResponse,
+  httpStatus: number,
+  allowedMethods: readonly string[] = [],
+): void {
+  if (httpStatus === 405) response.setHeader('allow', allowedMethods.join(', '));
+  sendError(request, response, httpStatus, statusOf(refusal(request, httpStatus)));
+}
+
+function refusal(request: NodeRequest, httpStatus: number): BatonError {
+  const path = truncate(request.url ?? '', 200);
+  if (httpStatus === 415) {
+    const type = truncate(request.headers['content-type'] ?? 'none', 200);
+    return new BatonError(
+      'INVALID_ARGUMENT',
+      `content-type ${type} is not supported here; for JSON send content-type: application/json ` +
+        '(application/connect+json for streams)',
+    );
+  }
+  const what =
+    httpStatus === 405 ? `${request.method} is not allowed for ${path}` : `there is nothing at ${path}`;
+  return new BatonError('NOT_IMPLEMENTED', what);
+}
+
+/**
+ * Writes an error outside of any RPC: as JSON in Connect's form, or, to who speaks gRPC, as a response of headers
+ * alone, which is how gRPC reports what fails before a call begins.
+ */
+export function sendError(
+  request: NodeRequest,
+  response: NodeResponse,
+  httpStatus: number,
+  status: Status,
+): void {
+  const type = request.headers['content-type'] ?? '';
+  if (type.startsWith('application/grpc')) {
+    response.setHeader('content-type', type);
+    setTrailerStatus(new Headers(), toConnectError(status)).forEach((value, name) =>
+      response.setHeader(name, value),
+    );
+    response.writeHead(200);
+    response.end();
+    return;
+  }
+  const body = errorJson(status);
+  response.writeHead(httpStatus, { 'content-type': 'application/json', 'content-length': body.byteLength });
+  if (request.method === 'HEAD') response.end();
+  else response.end(body);
+}

@@ -1,0 +1,39 @@
+import type { Message } from '@bufbuild/protobuf';
+import type { WatchMessage, WatchStream } from '../service/api.js';
+import type { StreamBinding } from './bindings.js';
+import type { ServerCall } from './call.js';
+
+/**
+ * One open stream as a transport holds it. Whatever the transport is doing when the caller goes away (waiting for a
+ * message, writing one, blocked by a full connection), the abort of the call closes the service's side at once: the
+ * code that pulls may never get to run again, so its `finally` is no place for that.
+ */
+export class OpenStream {
+  #stream: WatchStream | undefined;
+
+  constructor(
+    private readonly binding: StreamBinding,
+    private readonly request: Message,
+    private readonly call: ServerCall,
+  ) {
+    call.signal.addEventListener('abort', () => this.close(), { once: true });
+  }
+
+  /** The next message, opening the stream with the first. Undefined at a good end; throws the error that ends it. */
+  next(): Promise<WatchMessage | undefined> {
+    return this.call.run(async (call) => {
+      this.#stream ??= this.#opened(await this.binding.open(this.request, call));
+      return this.#stream.next();
+    });
+  }
+
+  close(): void {
+    this.#stream?.close();
+  }
+
+  /** The caller may have gone while the stream was being opened. */
+  #opened(stream: WatchStream): WatchStream {
+    if (this.call.signal.aborted) stream.close();
+    return stream;
+  }
+}

@@ -1,0 +1,133 @@
+import { systemClock } from './base/clock.js';
+import type { Logger } from './base/log.js';
+import type { Address, ServeConfig } from './config.js';
+import { startGrpcServer } from './rpc/grpc.js';
+import { createHandlers } from './rpc/handlers.js';
+import { startHttpServer } from './rpc/http.js';
+import { createService, type Service } from './service/service.js';
+import { waitForDatabase } from './store/connect.js';
+import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
+import { migrate } from './store/migrate.js';
+import { createPool, type Pool } from './store/pool.js';
+
+/** A server that is up. */
+export interface RunningServer {
+  readonly grpc: Address;
+  readonly http: Address;
+  /** Where the data is; also what `psql` takes. */
+  readonly databaseUrl: string;
+  readonly service: Service;
+  /** Resolves with the reason when the server cannot go on; the caller should stop it then. */
+  readonly failed: Promise<Error>;
+  /** Ends in order: no new calls, waiting calls answered, streams ended with a token, database closed. Repeatable. */
+  stop(): Promise<void>;
+}
+
+/** What was started, so that it is stopped in reverse, also when a later step fails. */
+class Stopper {
+  readonly #steps: (() => Promise<void>)[] = [];
+  #stopping: Promise<void> | undefined;
+
+  push(step: () => Promise<void>): void {
+    this.#steps.push(step);
+  }
+
+  stop(log: Logger): Promise<void> {
+    this.#stopping ??= this.#run(log);
+    return this.#stopping;
+  }
+
+  async #run(log: Logger): Promise<void> {
+    for (const step of this.#steps.reverse()) {
+      await step().catch((error: unknown) =>
+        log.error({ err: error }, 'a part of the server did not stop cleanly'),
+      );
+    }
+  }
+}
+
+interface Database {
+  readonly url: string;
+  readonly failed: Promise<Error>;
+}
+
+async function startDatabase(
+  config: ServeConfig,
+  log: Logger,
+  signal: AbortSignal,
+  stopper: Stopper,
+): Promise<Database> {
+  if (config.databaseUrl !== undefined) {
+    await waitForDatabase(config.databaseUrl, systemClock, log, signal);
+    return { url: config.databaseUrl, failed: new Promise(() => undefined) };
+  }
+  const embedded = await startEmbeddedPostgres({ dataDir: config.dataDir, log, signal });
+  stopper.push(() => embedded.stop());
+  const failed = embedded.exited.then(
+    ({ code, signal: by }) =>
+      new Error(`the embedded PostgreSQL ended by itself (code ${code}, signal ${by})`),
+  );
+  return { url: embedded.url, failed };
+}
+
+function readiness(pool: Pool): () => Promise<{ ok: boolean; detail: string }> {
+  return async () => {
+    try {
+      await pool.query('select 1');
+      return { ok: true, detail: 'ready' };
+    } catch {
+      return { ok: false, detail: 'the database cannot be reached' };
+    }
+  };
+}
+
+/**
+ * Starts everything, each part on what was started before it: database, migrations, pool, service, listeners.
+ * Rejects when a part cannot start, after what was started is stopped again; aborting `signal` ends a start under way.
+ */
+export async function startServer(
+  config: ServeConfig,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<RunningServer> {
+  const stopper = new Stopper();
+  try {
+    const database = await startDatabase(config, log, signal, stopper);
+    const applied = await migrate({ databaseUrl: config.listenUrl ?? database.url, log });
+    if (applied.length > 0) log.info({ migrations: applied }, 'database migrated');
+    signal.throwIfAborted();
+
+    const pool = createPool({ databaseUrl: database.url, connections: config.poolConnections, log });
+    stopper.push(() => pool.close());
+    const service = createService({
+      pool,
+      listenUrl: config.listenUrl ?? database.url,
+      clock: systemClock,
+      log,
+    });
+    service.start();
+    stopper.push(() => service.stop());
+
+    const handlers = createHandlers(service.jobs, service.pipelines);
+    const grpc = await startGrpcServer({ handlers, listen: config.grpcListen, log });
+    const stopGrpc = (): Promise<void> => grpc.drain().finally(() => grpc.close());
+    stopper.push(stopGrpc);
+    const http = await startHttpServer({ handlers, listen: config.httpListen, log, ready: readiness(pool) });
+    // Draining waits for calls and streams, and these end when the service stops: all three go together.
+    stopper.push(async () => {
+      await Promise.all([http.drain().finally(() => http.close()), stopGrpc(), service.stop()]);
+    });
+    signal.throwIfAborted();
+    return {
+      grpc: { host: config.grpcListen.host, port: grpc.port },
+      http: { host: config.httpListen.host, port: http.port },
+      databaseUrl: database.url,
+      service,
+      failed: database.failed,
+      stop: () => stopper.stop(log),
+    };
+  } catch (error) {
+    await stopper.stop(log);
+    throw error;
+  }
+}

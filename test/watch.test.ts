@@ -240,6 +240,117 @@ describeOnEveryPostgres('WatchRuns', (open) => {
     }
   });
 
+  void test('include_state gives the matching runs, then exactly the changes after them', async () => {
+    const total = 1200;
+    await baton.jobs.batchCreateRuns({
+      requests: Array.from({ length: 1000 }, () => ({ repository: 'mine' })),
+    });
+    await baton.jobs.batchCreateRuns({
+      requests: Array.from({ length: 300 }, () => ({ repository: 'other' })),
+    });
+    // Changes that go on while the state is read.
+    const writing = (async () => {
+      for (let index = 0; index < 200; index += 1)
+        await other.jobs.createRun({ repository: 'mine', input: { index } });
+    })();
+    const watch = await new Watching(baton.jobs, {
+      includeState: true,
+      includePayload: true,
+      filter: { repository: 'mine' },
+    }).opened();
+    await writing;
+    await waitFor(() => watch.events.length >= total || watch.ended, 'state and changes');
+    const end = watch.messages.findIndex((message) => message.kind === WatchKind.STATE_END);
+    const before = watch.messages.slice(0, end);
+    const state = before.flatMap((message) => message.events);
+    const changes = watch.messages.slice(end).flatMap((message) => message.events);
+    const since = watch.messages[end]?.revision ?? 0n;
+    assert.equal(watch.messages[0]?.kind, WatchKind.OPENED);
+    assert.ok(before.every((message) => message.resumeToken === ''));
+    assert.ok(state.every((event) => event.type === EventType.UNSPECIFIED && event.previousStatus === ''));
+    assert.ok(changes.every((event) => event.revision > since));
+    const truth = await database.pool.query<{ id: string; old: boolean }>(
+      `select r.id::text, e.revision <= $1::bigint as old from baton.runs r join baton.run_events e on e.run_id = r.id
+       where r.repository = 'mine' order by e.revision`,
+      [since],
+    );
+    assert.deepEqual(
+      state.map((event) => event.run?.id).sort(),
+      truth
+        .filter((row) => row.old)
+        .map((row) => row.id)
+        .sort(),
+    );
+    assert.deepEqual(
+      changes.map((event) => event.run?.id),
+      truth.filter((row) => !row.old).map((row) => row.id),
+    );
+    await watch.cancel();
+    await waitFor(
+      async () => {
+        const rows = await database.pool.query(
+          `select 1 from pg_stat_activity where datname = current_database() and state like 'idle in trans%'`,
+        );
+        return rows.length === 0;
+      },
+      'no snapshot to be left open',
+      2000,
+    );
+  });
+
+  void test('until_terminal ends the stream after the last event of the last run', async () => {
+    const first = (await baton.jobs.createRun({})).run?.id ?? '';
+    const second = (await baton.jobs.createRun({})).run?.id ?? '';
+    const { resumeToken } = await baton.jobs.listRuns({});
+    const watch = await new Watching(other.jobs, {
+      untilTerminal: true,
+      filter: { runIds: [first, second] },
+    }).opened();
+    for (let index = 0; index < 2; index += 1) {
+      const { claims } = await baton.jobs.claimNext({ stage: 'initialize' });
+      const update = { runId: claims[0]?.run?.id ?? '', leaseToken: claims[0]?.leaseToken ?? '' };
+      assert.equal(watch.ended, false);
+      await baton.jobs.updateStatus({ ...update, status: index === 0 ? 'canceled' : 'error' });
+    }
+    await watch.end();
+    assert.equal(watch.error, undefined);
+    assert.deepEqual(
+      watch.events.map((event) => EventType[event.type]),
+      ['CLAIMED', 'CANCELED', 'CLAIMED', 'FAILED'],
+    );
+
+    // Runs that have ended already: history after a token is still delivered first, and without one there is none.
+    const late = new Watching(baton.jobs, {
+      untilTerminal: true,
+      filter: { runIds: [first, second] },
+      after: resumeToken,
+    });
+    await late.end();
+    assert.equal(late.error, undefined);
+    assert.equal(late.events.length, 4);
+    const nothing = new Watching(baton.jobs, { untilTerminal: true, filter: { runIds: [first] } });
+    await nothing.end();
+    assert.deepEqual(
+      nothing.messages.map((message) => message.kind),
+      [WatchKind.OPENED],
+    );
+    const unknown = new Watching(baton.jobs, {
+      untilTerminal: true,
+      filter: { runIds: ['00000000-0000-7000-8000-000000000000'] },
+    });
+    await unknown.end();
+    assert.equal(reasonOf(unknown.error), 'RUN_NOT_FOUND');
+    for (const request of [
+      { untilTerminal: true },
+      { untilTerminal: true, filter: { runIds: [first], statuses: ['new'] } },
+      { includeState: true, after: 'oldest' },
+    ]) {
+      const refused = new Watching(baton.jobs, request);
+      await refused.end();
+      assert.equal(reasonOf(refused.error), 'INVALID_ARGUMENT');
+    }
+  });
+
   void test('200 streams and 50 waiting claims need no connection to the database of their own', async () => {
     const sessions = async (): Promise<{ listen: number; pooled: number }> => {
       const rows = await database.pool.query<{ application_name: string; n: number }>(

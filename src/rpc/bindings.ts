@@ -27,8 +27,8 @@ export interface StreamBinding {
   readonly method: DescMethodServerStreaming;
   open(request: Message, call: CallContext): Promise<WatchStream>;
   /** The bytes of one message, made once for all streams that are given the same object. */
-  encode(message: WatchMessage): Buffer;
-  toProto(message: WatchMessage): Message;
+  readonly encode: (message: WatchMessage) => Buffer;
+  readonly toProto: (message: WatchMessage) => Message;
 }
 
 export type Binding = UnaryBinding | StreamBinding;

@@ -1,6 +1,6 @@
 import { Code } from '@connectrpc/connect';
 import type { Status } from '../../gen/google/rpc/status_pb.js';
-import { BatonError } from '../base/errors.js';
+import { BatonError, canceledError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { CallContext } from '../service/api.js';
 import { CODE_OF_REASON, toStatus } from './errors.js';
@@ -91,7 +91,7 @@ export class ServerCall implements CallContext {
 
   #reason(): BatonError {
     const reason: unknown = this.signal.reason;
-    return reason instanceof BatonError ? reason : new BatonError('CANCELED', 'the call was canceled');
+    return reason instanceof BatonError ? reason : canceledError();
   }
 }
 

@@ -1,5 +1,3 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import {
   Code,
   ConnectError,
@@ -25,10 +23,8 @@ import { DETAIL_REGISTRY, fitTrailers } from './errors.js';
 import { deadlineError } from './framework_error.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
+import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { refuse } from './refusals.js';
-
-export type NodeRequest = IncomingMessage | Http2ServerRequest;
-export type NodeResponse = ServerResponse | Http2ServerResponse;
 
 /** Serves a request that is for an RPC; false when it is for something else. */
 export type ConnectHandler = (request: NodeRequest, response: NodeResponse) => boolean;
@@ -48,10 +44,6 @@ export function createConnectHandler(handlers: Handlers, observer: Observer): Co
     });
     return true;
   };
-}
-
-export function pathOf(request: NodeRequest): string {
-  return (request.url ?? '').split('?', 1)[0] ?? '';
 }
 
 const ROUTER_OPTIONS: ConnectRouterOptions = {

@@ -37,7 +37,7 @@ export function toConnectError(status: Status): ConnectError {
     const desc = value && DETAIL_REGISTRY.getMessage(value.$typeName);
     return value && desc ? [{ desc, value }] : [];
   });
-  return new ConnectError(status.message, status.code as Code, undefined, details);
+  return new ConnectError(status.message, status.code, undefined, details);
 }
 
 /** The body of a Connect error: `{code, message, details}`. */
@@ -88,7 +88,7 @@ async function completeUnary(
   const body = errorJson(status);
   header.delete(headerUnaryEncoding);
   header.set(headerUnaryContentLength, String(body.byteLength));
-  return { ...response, status: codeToHttpStatus(status.code as Code), header, body: single(body) };
+  return { ...response, status: codeToHttpStatus(status.code), header, body: single(body) };
 }
 
 function completeEndStream(data: Uint8Array, log: Logger): Uint8Array {
@@ -109,8 +109,8 @@ function completeTrailer(trailer: Headers, log: Logger): Headers {
 /** The status for an error in Connect's JSON form that has no details yet. */
 function missingStatus(error: unknown, log: Logger): Status | undefined {
   if (typeof error !== 'object' || error === null || 'details' in error) return undefined;
-  const { code, message } = error as { code?: unknown; message?: unknown };
-  const found = frameworkError(codeFromString(String(code)) ?? Code.Unknown, String(message ?? ''));
+  const { code, message } = error as { code?: string; message?: string };
+  const found = frameworkError(codeFromString(code ?? '') ?? Code.Unknown, message ?? '');
   return found && toStatus(found, log);
 }
 
@@ -144,8 +144,8 @@ function mapChunks(
     return result;
   };
   const iterator: AsyncIterator<Uint8Array> = { next };
-  if (source.return !== undefined) iterator.return = (value) => source.return!(value);
-  if (source.throw !== undefined) iterator.throw = (error) => source.throw!(error);
+  if (source.return !== undefined) iterator.return = source.return.bind(source);
+  if (source.throw !== undefined) iterator.throw = source.throw.bind(source);
   return { [Symbol.asyncIterator]: () => iterator };
 }
 

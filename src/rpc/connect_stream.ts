@@ -1,4 +1,5 @@
 import type { Message } from '@bufbuild/protobuf';
+import { Code } from '@connectrpc/connect';
 import type { StreamBinding } from './bindings.js';
 import type { ServerCall } from './call.js';
 import { OpenStream } from './watch_loop.js';
@@ -17,19 +18,21 @@ export function iterateStream(
   toError: (error: unknown) => Error,
 ): AsyncIterable<Message> {
   const stream = new OpenStream(binding, request, call);
-  const end = (): Promise<IteratorResult<Message, undefined>> => {
+  const end = (code: number): IteratorResult<Message, undefined> => {
     stream.close();
-    call.finish(0);
-    return Promise.resolve({ done: true, value: undefined });
+    call.finish(code);
+    return { done: true, value: undefined };
   };
+  // Called when a write has failed, and once more, without effect, after the end.
+  const leave = (): Promise<IteratorResult<Message, undefined>> => Promise.resolve(end(Code.Canceled));
   const next = async (): Promise<IteratorResult<Message, undefined>> => {
     try {
       const message = await stream.next();
-      return message === undefined ? await end() : { done: false, value: binding.toProto(message) };
+      return message === undefined ? end(0) : { done: false, value: binding.toProto(message) };
     } catch (error) {
       stream.close();
       throw toError(error);
     }
   };
-  return { [Symbol.asyncIterator]: () => ({ next, return: end, throw: end }) };
+  return { [Symbol.asyncIterator]: () => ({ next, return: leave, throw: leave }) };
 }

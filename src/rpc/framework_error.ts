@@ -1,5 +1,5 @@
 import { Code } from '@connectrpc/connect';
-import { BatonError } from '../base/errors.js';
+import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { malformedRequest, truncate } from './errors.js';
 import { RPC_LIMITS } from './limits.js';
@@ -24,7 +24,7 @@ export function frameworkError(code: number, text: string): BatonError | undefin
     case Code.DeadlineExceeded:
       return deadlineError();
     case Code.Canceled:
-      return new BatonError('CANCELED', 'the call was canceled by its caller');
+      return canceledError();
     default:
       return undefined;
   }

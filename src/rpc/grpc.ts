@@ -18,13 +18,8 @@ import { sendAll, Sink } from './grpc_stream.js';
 import { completingInterceptor, toGrpcStatus } from './grpc_status.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
+import type { ListenAddress, RpcServer } from './listener.js';
 import { OpenStream } from './watch_loop.js';
-
-export interface ListenAddress {
-  readonly host: string;
-  /** 0 for any free one. */
-  readonly port: number;
-}
 
 export interface GrpcServerOptions extends Observer {
   readonly handlers: Handlers;
@@ -35,18 +30,6 @@ export interface GrpcServerOptions extends Observer {
   readonly register?: (server: Server) => void;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
-}
-
-/** A listener that has been started. */
-export interface RpcServer {
-  readonly port: number;
-  /**
-   * Stops accepting connections and calls, and resolves when the calls in flight have ended; those that have not by
-   * the drain timeout are broken. The caller sees to it that waiting calls and streams end.
-   */
-  drain(): Promise<void>;
-  /** Breaks all calls and connections. Harmless when repeated or after `drain`. */
-  close(): Promise<void>;
 }
 
 /** Serves all RPCs over gRPC. Rejects when the address cannot be listened on. */
@@ -152,7 +135,7 @@ function serverStreaming(
     sent.finally(stopTimer).then(
       () => {
         call.finish(0);
-        grpcCall.end();
+        if (!grpcCall.cancelled) grpcCall.end();
       },
       (error: unknown) => {
         const status = toGrpcStatus(call.fail(error));

@@ -7,11 +7,12 @@ import {
   type Socket,
 } from 'node:net';
 import type { Observer } from './call.js';
-import { createConnectHandler, pathOf, type NodeRequest, type NodeResponse } from './connect.js';
+import { createConnectHandler } from './connect.js';
 import { Connections } from './connections.js';
-import type { ListenAddress, RpcServer } from './grpc.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
+import type { ListenAddress, RpcServer } from './listener.js';
+import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { refuse } from './refusals.js';
 import { sniff } from './sniff.js';
 
@@ -133,6 +134,8 @@ function createHttp2(onRequest: OnRequest, { log }: HttpServerOptions): Http2Ser
 
 /** Node makes the session while it takes the connection over, and tells the raw socket to nobody later on. */
 function acceptHttp2(server: Http2Server, socket: Socket, connections: Connections): void {
+  // A session is over when either side is, but nothing in it ends the socket that the client has ended.
+  socket.allowHalfOpen = false;
   const onSession = (session: ServerHttp2Session): void => connections.setSession(socket, session);
   server.once('session', onSession);
   server.emit('connection', socket);

@@ -1,4 +1,5 @@
 import type { Message } from '@bufbuild/protobuf';
+import { throwIfAborted } from '../base/errors.js';
 import type { WatchMessage, WatchStream } from '../service/api.js';
 import type { StreamBinding } from './bindings.js';
 import type { ServerCall } from './call.js';
@@ -31,9 +32,10 @@ export class OpenStream {
     this.#stream?.close();
   }
 
-  /** The caller may have gone while the stream was being opened. */
+  /** The caller may have gone while the stream was being opened, before there was anything to close. */
   #opened(stream: WatchStream): WatchStream {
     if (this.call.signal.aborted) stream.close();
+    throwIfAborted(this.call.signal);
     return stream;
   }
 }

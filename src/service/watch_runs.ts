@@ -1,15 +1,20 @@
-import { BatonError, throwIfAborted } from '../base/errors.js';
+import { throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
-import type { Queryable } from '../store/pool.js';
+import type { RunFilter } from '../run/filter.js';
+import type { Pool } from '../store/pool.js';
+import { listRuns, type RunPage } from '../store/sql/list_runs.js';
 import { readHead } from '../store/sql/read_head.js';
 import type { Hub } from '../watch/hub.js';
 import { resolveStart } from '../watch/resume_token.js';
+import { StateStream } from '../watch/state_stream.js';
+import { UntilTerminal } from '../watch/until_terminal.js';
 import type { CallContext, WatchRunsRequest, WatchStream } from './api.js';
+import { runNotFound } from './get_run.js';
 import { Violations } from './validate.js';
 
 /** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
 export async function watchRuns(
-  db: Queryable,
+  pool: Pool,
   hub: Hub,
   request: WatchRunsRequest,
   call: CallContext,
@@ -24,17 +29,45 @@ export async function watchRuns(
       LIMITS.bookmarkMaxMs,
     );
   }
+  if (request.includeState && request.after !== '') {
+    found.add('include_state', 'starts with the state as it is now, so it does not go with after');
+  }
+  if (request.untilTerminal) validateUntilTerminal(found, request.filter);
   found.throwIfAny();
-  if (request.includeState) throw new BatonError('NOT_IMPLEMENTED', 'include_state is not built yet');
-  if (request.untilTerminal) throw new BatonError('NOT_IMPLEMENTED', 'until_terminal is not built yet');
 
-  const head = await readHead(db);
-  const start = resolveStart(request.after, head);
+  const head = await readHead(pool);
+  const known = request.untilTerminal ? await knownRuns(pool, request.filter) : undefined;
+  // From now: from the moment at which the runs were looked at, so that no end falls between the two.
+  const start =
+    known !== undefined && request.after === '' ? known.revision : resolveStart(request.after, head);
   throwIfAborted(call.signal);
   const bookmarkMs = request.bookmarkIntervalMs === 0 ? LIMITS.bookmarkDefaultMs : request.bookmarkIntervalMs;
-  const stream = hub.open(request.filter, request.includePayload, head.epoch, start, bookmarkMs);
+  const changes = hub.open(request.filter, request.includePayload, head.epoch, start, bookmarkMs);
+  if (known !== undefined) changes.markAt(known.revision);
+  const withState = request.includeState ? new StateStream(pool, hub, changes) : changes;
+  const stream = known === undefined ? withState : new UntilTerminal(withState, known.runs, known.revision);
   const onAbort = (): void => stream.close();
   call.signal.addEventListener('abort', onAbort, { once: true });
-  stream.onEnd = () => call.signal.removeEventListener('abort', onAbort);
+  changes.onEnd = () => call.signal.removeEventListener('abort', onAbort);
   return stream;
+}
+
+/** The end of a stream is decided by events of these runs, so the filter must let all of them through. */
+function validateUntilTerminal(found: Violations, filter: RunFilter): void {
+  if (filter.runIds.length === 0) found.add('filter.run_ids', 'is required with until_terminal');
+  for (const [field, values] of [
+    ['stages', filter.stages],
+    ['statuses', filter.statuses],
+    ['states', filter.states],
+  ] as const) {
+    if (values.length > 0)
+      found.add(`filter.${field}`, 'does not go with until_terminal, which needs every change of the runs');
+  }
+}
+
+async function knownRuns(pool: Pool, filter: RunFilter): Promise<RunPage> {
+  const page = await listRuns(pool, filter, undefined, filter.runIds.length);
+  const missing = filter.runIds.find((id) => !page.runs.some((run) => run.id === id));
+  if (missing !== undefined) throw runNotFound(missing);
+  return page;
 }

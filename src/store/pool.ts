@@ -14,10 +14,25 @@ export interface Queryable {
 export interface Pool extends Queryable {
   /** Runs `work` in one transaction; it is rolled back when `work` throws. */
   transaction<T>(work: (tx: Queryable) => Promise<T>): Promise<T>;
+  /**
+   * Begins a read-only transaction in which every statement sees the same moment. It has one of the pool's connections
+   * to itself until `end`, so it must not be held for long.
+   */
+  snapshot(): Promise<Snapshot>;
   /** Connections that are open now. */
   readonly size: number;
   /** Waits for what is running, then closes every connection. */
   close(): Promise<void>;
+}
+
+export interface Snapshot extends Queryable {
+  /** Gives the connection back. Harmless when repeated. */
+  end(): Promise<void>;
+}
+
+interface Session extends Queryable {
+  rollback(): Promise<void>;
+  release(): void;
 }
 
 export interface PoolOptions {
@@ -87,34 +102,65 @@ export function createPool(options: PoolOptions): Pool {
     }
   };
 
+  /** A connection of one's own. One that breaks on the way is not given back to the pool. */
+  const checkOut = async (): Promise<Session> => {
+    let client: pg.PoolClient;
+    try {
+      client = await pool.connect();
+    } catch (error) {
+      throw toStoreError(error);
+    }
+    let broken: Error | undefined;
+    const onError = (error: Error): void => {
+      broken = error;
+    };
+    client.on('error', onError);
+    return {
+      query: (text, values) => run(client, text, values),
+      async rollback() {
+        await client.query('rollback').catch((error: unknown) => {
+          broken = error instanceof Error ? error : new Error(String(error));
+        });
+      },
+      release() {
+        client.off('error', onError);
+        client.release(broken);
+      },
+    };
+  };
+
   return {
     query: (text, values) => run(pool, text, values),
     async transaction(work) {
-      let client: pg.PoolClient;
+      const session = await checkOut();
       try {
-        client = await pool.connect();
-      } catch (error) {
-        throw toStoreError(error);
-      }
-      let broken: Error | undefined;
-      const onError = (error: Error): void => {
-        broken = error;
-      };
-      client.on('error', onError);
-      try {
-        await run(client, 'begin', undefined);
-        const result = await work({ query: (text, values) => run(client, text, values) });
-        await run(client, 'commit', undefined);
+        await session.query('begin');
+        const result = await work(session);
+        await session.query('commit');
         return result;
       } catch (error) {
-        await client.query('rollback').catch((rollbackError: unknown) => {
-          broken = rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
-        });
+        await session.rollback();
         throw error;
       } finally {
-        client.off('error', onError);
-        client.release(broken);
+        session.release();
       }
+    },
+    async snapshot() {
+      const session = await checkOut();
+      let open = true;
+      const end = async (): Promise<void> => {
+        if (!open) return;
+        open = false;
+        await session.rollback();
+        session.release();
+      };
+      try {
+        await session.query('begin isolation level repeatable read read only');
+      } catch (error) {
+        await end();
+        throw error;
+      }
+      return { query: (text, values) => session.query(text, values), end };
     },
     get size() {
       return pool.totalCount;

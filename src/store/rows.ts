@@ -68,6 +68,11 @@ export function runColumns(alias: string): string {
     .join(', ');
 }
 
+/** The same without input, output and checkpoint. */
+export function bareRunColumns(alias: string): string {
+  return ['id', ...SHARED_COLUMNS].map((name) => `${alias}.${name}`).join(', ');
+}
+
 /** The select list of an event from an alias of `baton.run_events`, without payload. */
 export function eventColumns(alias: string): string {
   return [

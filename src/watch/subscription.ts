@@ -32,6 +32,7 @@ export class Subscription {
   #opened = false;
   #lastSentAt: number;
   #error: BatonError | undefined;
+  #markAt: bigint | undefined;
   #wake: (() => void) | undefined;
   /** Called once when the stream ends, from either side. */
   onEnd: (() => void) | undefined;
@@ -52,6 +53,21 @@ export class Subscription {
   /** Bytes held for this stream, as estimated. */
   get heldBytes(): number {
     return this.#queueBytes;
+  }
+
+  /** Why the server has ended the stream; undefined while it is open and when its reader closed it. */
+  get failure(): BatonError | undefined {
+    return this.#error;
+  }
+
+  /** Starts at a later revision than it was opened at, before anything but OPENED was taken. */
+  moveTo(revision: bigint): void {
+    if (revision > this.#cursor) this.#cursor = revision;
+  }
+
+  /** Asks for a bookmark as soon as the stream has covered this revision, whatever the interval. */
+  markAt(revision: bigint): void {
+    this.#markAt = revision;
   }
 
   /** Events up to here reached the stream from the log before it became live. */
@@ -104,10 +120,17 @@ export class Subscription {
       } else {
         await this.#waitUntil(this.#lastSentAt + this.#bookmarkMs);
       }
-      const idle = this.#queue.length === 0 && this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;
-      if (idle && (this.#state as string) !== 'ended')
-        return this.#sent(this.#marker('BOOKMARK', this.#covered()));
+      if (this.#bookmarkIsDue()) return this.#sent(this.#marker('BOOKMARK', this.#covered()));
     }
+  }
+
+  #bookmarkIsDue(): boolean {
+    if (this.#queue.length > 0 || this.#state === 'ended') return false;
+    if (this.#markAt !== undefined && this.#covered() >= this.#markAt) {
+      this.#markAt = undefined;
+      return true;
+    }
+    return this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;
   }
 
   /** Joins the hub, or moves the cursor on by one page of the log. */

@@ -1,5 +1,6 @@
 import type { RunFilter } from '../../run/filter.js';
 import type { Run } from '../../run/run.js';
+import { filterPredicate, filterValues } from '../filter_sql.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 import { HEAD } from './read_head.js';
@@ -13,15 +14,9 @@ with page as materialized (
   select ${runColumns('r')}
   from baton.runs r
   where ($1::uuid is null or r.id < $1::uuid)
-    and (cardinality($2::uuid[]) = 0 or r.id = any ($2::uuid[]))
-    and (cardinality($3::text[]) = 0 or r.pipeline = any ($3::text[]))
-    and (cardinality($4::text[]) = 0 or r.stage = any ($4::text[]))
-    and (cardinality($5::text[]) = 0 or r.status = any ($5::text[]))
-    and (cardinality($6::text[]) = 0 or r.state = any ($6::baton.run_state[]))
-    and ($7::text = '' or r.repository = $7::text)
-    and r.labels @> $8::jsonb
+    and ${filterPredicate('r', 3)}
   order by r.id desc
-  limit $9::int
+  limit $2::int
 )
 select head.revision as head_revision, head.epoch, page.*
 from (${HEAD}) head left join page on true
@@ -42,14 +37,8 @@ export async function listRuns(
 ): Promise<RunPage> {
   const rows = await db.query<(RunRow | { id: null }) & { head_revision: bigint; epoch: string }>(SQL, [
     before ?? null,
-    filter.runIds,
-    filter.pipelines,
-    filter.stages,
-    filter.statuses,
-    filter.states,
-    filter.repository,
-    JSON.stringify(filter.labels),
     limit,
+    ...filterValues(filter),
   ]);
   const [first] = rows;
   if (first === undefined) throw new Error('the log has no row of its own');

@@ -143,6 +143,8 @@ create table baton.runs (
 create index runs_claim_idx on baton.runs (pipeline, stage, priority desc, claimable_time, id) where state = 'PENDING';
 -- Ended leases are found here; runs that plain SQL took have no lease and are not in it.
 create index runs_lease_idx on baton.runs (lease_expire_time) where lease_id is not null;
+-- Finished runs by age, for their removal.
+create index runs_end_idx on baton.runs (end_time) where end_time is not null;
 create unique index runs_request_id_key on baton.runs (request_id) where request_id is not null;
 
 ------------------------------------------------------------------------------------------------------ the log
@@ -165,6 +167,8 @@ create sequence baton.revision as bigint start 1 cache 1 no cycle;
 -- changes and stays with the run. Partitioned by revision, so that old history is dropped without a DELETE.
 create table baton.run_events (
   revision bigint not null,
+  -- When the change was appended, under the log's lock: in the order of revisions, unlike the time of its statement.
+  append_time timestamptz not null default pg_catalog.clock_timestamp(),
   type baton.event_type not null,
   previous_status text not null,
   previous_stage text not null,

@@ -12,6 +12,12 @@ export interface ServeConfig {
   /** Undefined for the embedded PostgreSQL. */
   readonly databaseUrl: string | undefined;
   readonly listenUrl: string | undefined;
+  /** False to find changes by polling only. */
+  readonly listen: boolean;
+  readonly logRetentionMs: number;
+  readonly runRetentionMs: number;
+  /** Undefined for streams without a planned end. */
+  readonly streamAgeMs: { readonly min: number; readonly max: number } | undefined;
   readonly grpcListen: Address;
   readonly httpListen: Address;
   readonly dataDir: string;
@@ -41,6 +47,16 @@ function parseConnections(text: string): number {
     throw new InvalidArgumentError(`must be 1 to ${LIMITS.poolConnectionsMax}`);
   }
   return value;
+}
+
+const UNITS_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `90s`, `30m`, `12h`, `7d`, or 0. */
+function parseDuration(text: string): number {
+  const match = /^(\d{1,6})([smhd])$/.exec(text);
+  if (text !== '0' && match === null)
+    throw new InvalidArgumentError('must be a duration such as 90s, 30m, 12h or 7d, or 0');
+  return match === null ? 0 : Number(match[1]) * (UNITS_MS[match[2] ?? ''] ?? 0);
 }
 
 function parseUrl(text: string): string {
@@ -75,6 +91,24 @@ export const SERVE_OPTIONS = [
   )
     .env('BATON_LISTEN_URL')
     .argParser(parseUrl),
+  new Option('--no-listen', 'find changes by polling once a second, without a LISTEN connection').env(
+    'BATON_NO_LISTEN',
+  ),
+  new Option('--log-retention <duration>', 'how long the history of changes is kept at least; 0 for ever')
+    .env('BATON_LOG_RETENTION')
+    .argParser(parseDuration)
+    .default(parseDuration('7d'), '7d'),
+  new Option('--run-retention <duration>', 'how long finished runs are kept at least; 0 for ever')
+    .env('BATON_RUN_RETENTION')
+    .argParser(parseDuration)
+    .default(parseDuration('30d'), '30d'),
+  new Option(
+    '--stream-age <duration>',
+    'a watch is ended after a random time between half of this and this, with a last token; 0 for never',
+  )
+    .env('BATON_STREAM_AGE')
+    .argParser(parseDuration)
+    .default(LIMITS.streamAgeMaxMs, '60m'),
   new Option('--grpc-listen <host:port>', 'where gRPC is served')
     .env('BATON_GRPC_LISTEN')
     .argParser(parseAddress)
@@ -99,6 +133,10 @@ export const SERVE_OPTIONS = [
 export interface ServeFlags {
   databaseUrl?: string;
   listenUrl?: string;
+  listen: boolean;
+  logRetention: number;
+  runRetention: number;
+  streamAge: number;
   grpcListen: Address;
   httpListen: Address;
   dataDir: string;
@@ -132,6 +170,10 @@ export function toServeConfig(flags: ServeFlags): ServeConfig {
   return {
     databaseUrl: flags.databaseUrl,
     listenUrl: flags.listenUrl,
+    listen: flags.listen,
+    logRetentionMs: flags.logRetention,
+    runRetentionMs: flags.runRetention,
+    streamAgeMs: flags.streamAge === 0 ? undefined : { min: flags.streamAge / 2, max: flags.streamAge },
     grpcListen: flags.grpcListen,
     httpListen: flags.httpListen,
     dataDir: flags.dataDir,

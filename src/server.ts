@@ -1,4 +1,5 @@
 import { systemClock } from './base/clock.js';
+import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
 import type { Address, ServeConfig } from './config.js';
 import { startGrpcServer } from './rpc/grpc.js';
@@ -101,7 +102,13 @@ export async function startServer(
     stopper.push(() => pool.close());
     const service = createService({
       pool,
-      listenUrl: config.listenUrl ?? database.url,
+      listenUrl: config.listen ? (config.listenUrl ?? database.url) : undefined,
+      retention: {
+        logMs: config.logRetentionMs,
+        runsMs: config.runRetentionMs,
+        partitionRevisions: LIMITS.partitionRevisions,
+      },
+      streams: { ageMs: config.streamAgeMs, stallMs: LIMITS.stallMs },
       clock: systemClock,
       log,
     });

@@ -51,16 +51,26 @@ export const LIMITS = {
   bookmarkMaxMs: 60_000,
   /** Events in one page of the log, and so in one response. */
   pageEvents: 500,
-  /** Bytes of payload after which a page of the log is cut short, so that a response stays small. */
+  /** Bytes of payload after which a page of the log, of runs or of a history is cut short. */
   pageBytes: 1024 * 1024,
   /** What one stream may hold in the server before it has to catch up from the log by itself. */
   streamBytes: 256 * 1024,
-  /** Bytes after which the events of one page go into another response; gRPC clients take 4 MiB by default. */
-  responseBytes: 1024 * 1024,
+  /** Bytes after which the events of one page go into another response. A single larger event has one for itself. */
+  responseBytes: 128 * 1024,
   /** Pages, and events in them, that the hub remembers, so that a stream that is nearly there needs no query. */
   recentPages: 64,
   recentEvents: 2000,
   streams: 20_000,
+
+  /** Revisions in one partition of the log, and how many partitions are made ahead of the head. */
+  partitionRevisions: 1_000_000,
+  partitionsAhead: 3,
+  /** Finished runs that are removed in one statement. */
+  removedRuns: 1000,
+  /** How long a stream may leave its writer blocked before it is ended. */
+  stallMs: 60_000,
+  /** A stream is ended at this age or up to half of it before, because a proxy would end it less politely. */
+  streamAgeMaxMs: 60 * 60_000,
 
   // Database.
   poolConnections: 10,

@@ -59,6 +59,11 @@ export class ServerCall implements CallContext {
     this.#reject?.(reason);
   }
 
+  /** The service gives up on the call. The same as a cancel: whoever is blocked for this caller goes on at once. */
+  abandon(error: BatonError): void {
+    this.cancel(error);
+  }
+
   /**
    * Runs one step of the call. Rejects with the reason of a `cancel` as soon as there is one; what the step gives
    * after that is dropped, and what it throws is not reported, since nobody waits for it.

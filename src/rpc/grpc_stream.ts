@@ -17,7 +17,7 @@ export async function sendAll(
 ): Promise<void> {
   try {
     for (let message = await stream.next(); message !== undefined; message = await stream.next()) {
-      if (!(await sink.write(encode(message)))) return;
+      if (!(await sink.write(encode(message)))) return stream.throwIfAborted();
     }
   } finally {
     stream.close();

@@ -28,6 +28,11 @@ export class OpenStream {
     });
   }
 
+  /** Throws why the call was given up, if it was. */
+  throwIfAborted(): void {
+    this.call.signal.throwIfAborted();
+  }
+
   close(): void {
     this.#stream?.close();
   }

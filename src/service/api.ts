@@ -17,6 +17,8 @@ export type { WatchKind, WatchMessage } from '../watch/message.js';
 export interface CallContext {
   /** Aborted when the caller has gone away, its deadline has passed, or the server gives up on the call. */
   readonly signal: AbortSignal;
+  /** Ends the call from the server's side, also when its writer is blocked and would never hear of it. */
+  abandon(error: BatonError): void;
 }
 
 export interface CreateRunRequest {

@@ -18,7 +18,7 @@ export async function listRunEvents(
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
   const after = decodePageToken(request.pageToken, request.runId, isVersion) ?? '0';
-  const events = await selectEvents(db, request.runId, BigInt(after), pageSize, LIMITS.responseBytes);
+  const events = await selectEvents(db, request.runId, BigInt(after), pageSize, LIMITS.pageBytes);
   const last = events.at(-1);
   if (last === undefined) {
     // A run always has an event, unless its history is older than what is kept.

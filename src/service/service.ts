@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { Pool } from '../store/pool.js';
-import { Hub } from '../watch/hub.js';
+import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
 import { LogTail, readLogPage } from '../watch/tail.js';
 import type { JobService, PipelineService } from './api.js';
@@ -14,13 +14,16 @@ import { Housekeeping } from './housekeeping.js';
 import { listRunEvents } from './list_run_events.js';
 import { listRuns } from './list_runs.js';
 import { getPipeline, listPipelines, putPipeline } from './pipelines.js';
+import { Retention, type RetentionPolicy } from './retention.js';
 import { updateStatus } from './update_status.js';
 import { watchRuns } from './watch_runs.js';
 
 export interface ServiceOptions {
   readonly pool: Pool;
-  /** For the one LISTEN connection. */
-  readonly listenUrl: string;
+  /** For the one LISTEN connection; undefined to find changes by polling only. */
+  readonly listenUrl: string | undefined;
+  readonly retention: RetentionPolicy;
+  readonly streams: StreamLimits;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -40,11 +43,19 @@ export interface Service {
  * Wires the floors below the transports: calls go to the pool; the listener rings the tail; the tail feeds the hub
  * (streams) and the claims (waiting workers).
  */
-export function createService({ pool, listenUrl, clock, log }: ServiceOptions): Service {
+export function createService({
+  pool,
+  listenUrl,
+  retention: policy,
+  streams,
+  clock,
+  log,
+}: ServiceOptions): Service {
   const hub: Hub = new Hub({
     clock,
     readPage: (after, payload) => readLogPage(pool, after, payload),
     onDemand: () => tail.ring(),
+    limits: streams,
   });
   const claims: Claims = new Claims({ db: pool, clock, log, onWaiting: () => tail.ring() });
   const tail = new LogTail({
@@ -55,14 +66,18 @@ export function createService({ pool, listenUrl, clock, log }: ServiceOptions): 
     wantsWork: () => claims.waiting > 0,
     onWork: (work) => claims.announce(work),
   });
-  const listener = new Listener({
-    databaseUrl: listenUrl,
-    clock,
-    log,
-    onRing: () => tail.ring(),
-    onConnect: () => tail.checkIdentity(),
-  });
+  const listener =
+    listenUrl === undefined
+      ? undefined
+      : new Listener({
+          databaseUrl: listenUrl,
+          clock,
+          log,
+          onRing: () => tail.ring(),
+          onConnect: () => tail.checkIdentity(),
+        });
   const housekeeping = new Housekeeping({ db: pool, claims, clock, log });
+  const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
 
   return {
@@ -84,9 +99,10 @@ export function createService({ pool, listenUrl, clock, log }: ServiceOptions): 
       listPipelines: (request) => listPipelines(pool, request),
     },
     start() {
-      listener.start();
+      listener?.start();
       tail.start();
       housekeeping.start();
+      retention.start();
     },
     async stop() {
       hub.stop(
@@ -94,7 +110,13 @@ export function createService({ pool, listenUrl, clock, log }: ServiceOptions): 
           retryDelayMs: 100,
         }),
       );
-      await Promise.all([claims.stop(), housekeeping.stop(), listener.stop(), tail.stop()]);
+      await Promise.all([
+        claims.stop(),
+        housekeeping.stop(),
+        retention.stop(),
+        listener?.stop(),
+        tail.stop(),
+      ]);
     },
   };
 }

@@ -48,6 +48,7 @@ export async function watchRuns(
   const stream = known === undefined ? withState : new UntilTerminal(withState, known.runs, known.revision);
   const onAbort = (): void => stream.close();
   call.signal.addEventListener('abort', onAbort, { once: true });
+  changes.onBreak = (error) => call.abandon(error);
   changes.onEnd = () => call.signal.removeEventListener('abort', onAbort);
   return stream;
 }

@@ -1,9 +1,9 @@
-import type { Clock } from '../base/clock.js';
+import type { Clock, Timer } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { matchesEvent, type RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
-import { eventBytes, type WatchMessage } from './message.js';
+import { splitEvents, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 import { Subscription } from './subscription.js';
 
@@ -38,7 +38,18 @@ export interface HubOptions {
   readonly readPage: (after: bigint, payload: boolean) => Promise<LogPage>;
   /** Told when the first live stream needs the tail to run. */
   readonly onDemand: () => void;
+  readonly limits: StreamLimits;
 }
+
+export interface StreamLimits {
+  /** A stream is ended, with a last token, after a random time between these two; undefined for never. */
+  readonly ageMs: { readonly min: number; readonly max: number } | undefined;
+  /** How long a stream may leave its writer blocked before it is ended. */
+  readonly stallMs: number;
+}
+
+/** How often the hub looks for streams that are too old or stand still. */
+const SWEEP_MS = 1000;
 
 /**
  * Fans the one tail of the log out to all streams.
@@ -61,6 +72,7 @@ export class Hub {
   #livePayloadCount = 0;
   #epoch = '';
   #stopping: BatonError | undefined;
+  #sweepTimer: Timer | undefined;
   /** Everything up to here was published; undefined while nobody needs the log. */
   #position: bigint | undefined;
 
@@ -78,6 +90,16 @@ export class Hub {
 
   get streamCount(): number {
     return this.#streams.size;
+  }
+
+  /** Streams that were ended because they stood still. */
+  stalledCount = 0;
+
+  /** Bytes held for all streams, as estimated. */
+  get heldBytes(): number {
+    let bytes = 0;
+    for (const subscription of this.#streams) bytes += subscription.heldBytes;
+    return bytes;
   }
 
   get liveCount(): number {
@@ -112,9 +134,37 @@ export class Hub {
       this.#views.set(key, view);
     }
     view.streams += 1;
-    const subscription = new Subscription(this, view, epoch, revision, bookmarkMs);
+    const { ageMs } = this.#options.limits;
+    const endAt =
+      ageMs === undefined
+        ? undefined
+        : this.clock.now() + ageMs.min + Math.random() * (ageMs.max - ageMs.min);
+    const subscription = new Subscription(this, view, { epoch, revision, bookmarkMs, endAt });
     this.#streams.add(subscription);
+    this.#sweepTimer ??= this.clock.after(SWEEP_MS, () => this.#sweep());
     return subscription;
+  }
+
+  /** Ends what is too old or stands still. It runs while there are streams. */
+  #sweep(): void {
+    const now = this.clock.now();
+    for (const subscription of [...this.#streams]) {
+      if (subscription.stalledMs(now) > this.#options.limits.stallMs) {
+        this.stalledCount += 1;
+        subscription.breakOff(
+          new BatonError('SLOW_CONSUMER', 'the stream was not read; go on from its last token', {
+            retryDelayMs: 1000,
+          }),
+        );
+      } else if (subscription.endAt !== undefined && now >= subscription.endAt) {
+        subscription.end(
+          new BatonError('SERVER_STOPPING', 'the planned end of a long stream; go on from its last token', {
+            retryDelayMs: 0,
+          }),
+        );
+      }
+    }
+    this.#sweepTimer = this.#streams.size === 0 ? undefined : this.clock.after(SWEEP_MS, () => this.#sweep());
   }
 
   /** Forgets a stream that has ended, in whatever state it was. */
@@ -204,24 +254,12 @@ export class Hub {
   /** The messages of a view for what a page holds after `from`. The token moves with the events, never before. */
   messages(view: View, page: LogPage, from: bigint): PageMessages {
     const matching = page.events.filter((event) => event.revision > from && matchesEvent(view.filter, event));
-    if (matching.length === 0) return { messages: [], bytes: 0 };
-    const messages: WatchMessage[] = [];
-    let chunk: RunEvent[] = [];
-    let chunkBytes = 0;
-    let bytes = 0;
-    for (const event of matching) {
-      const size = eventBytes(event, view.payload);
-      if (chunk.length > 0 && chunkBytes + size > LIMITS.responseBytes) {
-        messages.push(this.#message(view, chunk, chunk.at(-1)?.revision ?? from));
-        chunk = [];
-        chunkBytes = 0;
-      }
-      chunk.push(event);
-      chunkBytes += size;
-      bytes += size;
-    }
-    messages.push(this.#message(view, chunk, page.through));
-    return { messages, bytes };
+    const chunks = splitEvents(matching, view.payload);
+    const messages = chunks.map(({ events }, index) => {
+      const isLast = index === chunks.length - 1;
+      return this.#message(view, events, isLast ? page.through : (events.at(-1)?.revision ?? from));
+    });
+    return { messages, bytes: chunks.reduce((sum, chunk) => sum + chunk.bytes, 0) };
   }
 
   #message(view: View, events: readonly RunEvent[], revision: bigint): WatchMessage {
@@ -232,6 +270,7 @@ export class Hub {
   /** Ends every stream with this error, after a last token. Streams that are open or opened later while stopping too. */
   stop(error: BatonError): void {
     this.#stopping = error;
+    this.#sweepTimer?.cancel();
     this.endAll(error);
   }
 

@@ -1,3 +1,4 @@
+import { LIMITS } from '../base/limits.js';
 import type { RunEvent } from '../run/run.js';
 
 export type WatchKind = 'OPENED' | 'STATE' | 'STATE_END' | 'EVENTS' | 'BOOKMARK';
@@ -28,4 +29,29 @@ export function eventBytes(event: RunEvent, payload: boolean): number {
   for (const key in run.labels) bytes += key.length + (run.labels[key]?.length ?? 0) + 8;
   if (payload) bytes += textBytes(run.input) + textBytes(run.output) + textBytes(run.checkpoint);
   return bytes;
+}
+
+/** Events that go into one response, and about how many bytes they take. */
+export interface Chunk {
+  readonly events: readonly RunEvent[];
+  readonly bytes: number;
+}
+
+/** Cuts events, in order, into responses of at most `LIMITS.responseBytes`; a larger event has one for itself. */
+export function splitEvents(events: readonly RunEvent[], payload: boolean): Chunk[] {
+  const chunks: Chunk[] = [];
+  let current: RunEvent[] = [];
+  let bytes = 0;
+  for (const event of events) {
+    const size = eventBytes(event, payload);
+    if (current.length > 0 && bytes + size > LIMITS.responseBytes) {
+      chunks.push({ events: current, bytes });
+      current = [];
+      bytes = 0;
+    }
+    current.push(event);
+    bytes += size;
+  }
+  if (current.length > 0) chunks.push({ events: current, bytes });
+  return chunks;
 }

@@ -1,12 +1,12 @@
 import type { Timer } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
-import type { Run } from '../run/run.js';
+import type { Run, RunEvent } from '../run/run.js';
 import type { Pool, Snapshot } from '../store/pool.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readState } from '../store/sql/read_state.js';
 import type { Hub } from './hub.js';
-import type { WatchMessage } from './message.js';
+import { splitEvents, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 import type { Subscription } from './subscription.js';
 
@@ -32,6 +32,8 @@ export class StateStream {
   #epoch = '';
   #revision = 0n;
   #after: string | undefined;
+  /** Messages of the page that was read last. */
+  #queue: WatchMessage[] = [];
 
   /** @param changes a subscription that nobody has pulled yet; it is moved to S */
   constructor(pool: Pool, hub: Hub, changes: Subscription) {
@@ -48,7 +50,7 @@ export class StateStream {
       return opened === undefined ? undefined : { ...opened, resumeToken: '' };
     }
     try {
-      return await this.#readPage();
+      return this.#queue.shift() ?? (await this.#readPage());
     } catch (error) {
       this.close();
       throw error;
@@ -63,7 +65,7 @@ export class StateStream {
       filter,
       after: this.#after,
       limit: LIMITS.pageEvents,
-      payloadBytes: payload ? LIMITS.responseBytes : undefined,
+      payloadBytes: payload ? LIMITS.pageBytes : undefined,
     });
     if (this.#timedOut) {
       throw new BatonError('SLOW_CONSUMER', `the state was not taken within ${SNAPSHOT_MS / 1000} s`, {
@@ -72,7 +74,14 @@ export class StateStream {
     }
     if (this.#isOver()) return this.#ended();
     this.#after = runs.at(-1)?.id;
-    if (runs.length > 0) return this.#message('STATE', runs, '');
+    if (runs.length > 0) {
+      const chunks = splitEvents(
+        runs.map((run) => this.#entry(run)),
+        payload,
+      );
+      this.#queue = chunks.map(({ events }) => this.#message('STATE', events, ''));
+      return this.#queue.shift();
+    }
     await this.#endSnapshot();
     this.#phase = 'changes';
     this.#changes.moveTo(this.#revision);
@@ -100,17 +109,21 @@ export class StateStream {
     return snapshot;
   }
 
-  #message(kind: 'STATE' | 'STATE_END', runs: readonly Run[], resumeToken: string): WatchMessage {
+  /** A run as it is at S. It is no change; transports send it without a type. */
+  #entry(run: Run): RunEvent {
     const revision = this.#revision;
-    const events = runs.map((run) => ({
+    return {
       revision,
-      type: 'UPDATED' as const,
+      type: 'UPDATED',
       previousStatus: '',
       previousStage: '',
       previousState: undefined,
       run,
-    }));
-    return { kind, events, revision, resumeToken, payload: this.#changes.view.payload };
+    };
+  }
+
+  #message(kind: 'STATE' | 'STATE_END', events: readonly RunEvent[], resumeToken: string): WatchMessage {
+    return { kind, events, revision: this.#revision, resumeToken, payload: this.#changes.view.payload };
   }
 
   #isOver(): boolean {

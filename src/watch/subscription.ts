@@ -7,6 +7,14 @@ import { encodeResumeToken } from './resume_token.js';
 /** Pause before the log is read again when the database could not be reached. */
 const RETRY_MS = 1000;
 
+export interface SubscriptionStart {
+  readonly epoch: string;
+  /** The stream starts after this revision. */
+  readonly revision: bigint;
+  readonly bookmarkMs: number;
+  readonly endAt: number | undefined;
+}
+
 /**
  * One open stream, pulled by its writer through `next`.
  *
@@ -30,6 +38,8 @@ export class Subscription {
   /** The last read of the log came to its end. */
   #atEnd = false;
   #opened = false;
+  /** Whether the writer waits for a message; if not, it is busy with the last one. */
+  #pulled = false;
   #lastSentAt: number;
   #error: BatonError | undefined;
   #markAt: bigint | undefined;
@@ -37,12 +47,18 @@ export class Subscription {
   /** Called once when the stream ends, from either side. */
   onEnd: (() => void) | undefined;
 
-  constructor(hub: Hub, view: View, epoch: string, revision: bigint, bookmarkMs: number) {
+  /** Called when the server ends the stream although its writer may be blocked and never pull again. */
+  onBreak: ((error: BatonError) => void) | undefined;
+  /** When the stream is to end as planned, by the hub's clock. */
+  readonly endAt: number | undefined;
+
+  constructor(hub: Hub, view: View, start: SubscriptionStart) {
     this.#hub = hub;
     this.view = view;
-    this.#epoch = epoch;
-    this.#cursor = revision;
-    this.#bookmarkMs = bookmarkMs;
+    this.#epoch = start.epoch;
+    this.#cursor = start.revision;
+    this.#bookmarkMs = start.bookmarkMs;
+    this.endAt = start.endAt;
     this.#lastSentAt = hub.clock.now();
   }
 
@@ -104,6 +120,7 @@ export class Subscription {
    * @throws BatonError that ended the stream, after what was queued and a last token were delivered
    */
   async next(): Promise<WatchMessage | undefined> {
+    this.#pulled = true;
     if (!this.#opened) {
       this.#opened = true;
       return this.#sent(this.#marker('OPENED', this.#cursor));
@@ -173,6 +190,7 @@ export class Subscription {
 
   #sent(message: WatchMessage): WatchMessage {
     this.#lastSentAt = this.#hub.clock.now();
+    this.#pulled = false;
     return message;
   }
 
@@ -207,6 +225,18 @@ export class Subscription {
     const last = this.#marker('BOOKMARK', revision);
     this.#queue.push({ message: last, bytes: 0 });
     this.#wake?.();
+  }
+
+  /** How long the writer has been busy with one message, in milliseconds. */
+  stalledMs(now: number): number {
+    return this.#pulled || !this.#opened ? 0 : now - this.#lastSentAt;
+  }
+
+  /** Ends the stream at once: its writer is blocked, so what is queued is dropped and nothing can be said any more. */
+  breakOff(error: BatonError): void {
+    const { onBreak } = this;
+    this.close();
+    onBreak?.(error);
   }
 
   /** Ends the stream from the reader's side and drops what it held. A pending `next` gets undefined. */

@@ -10,6 +10,7 @@ import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
 import type { Hub, LogPage } from './hub.js';
+import { assertKept } from './resume_token.js';
 
 const RETRY = { initialMs: 50, maxMs: 1000 };
 /** How often the tail makes sure that the log it follows is still the same one. */
@@ -26,13 +27,18 @@ export interface TailOptions {
   readonly onWork: (work: readonly NewWork[] | undefined) => void;
 }
 
-/** Reads one page of the log after a revision. Live tail, catch-up after a reconnect and polling all use this. */
+/**
+ * Reads one page of the log after a revision. Live tail, catch-up after a reconnect and polling all use this.
+ *
+ * @throws BatonError RESUME_TOKEN_TOO_OLD when what follows the revision is no longer kept: nothing is skipped silently
+ */
 export async function readLogPage(db: Queryable, after: bigint, payload: boolean): Promise<LogPage> {
-  const events = await readEvents(db, {
+  const { events, oldestRevision } = await readEvents(db, {
     after,
     limit: LIMITS.pageEvents,
-    payloadBytes: payload ? LIMITS.responseBytes : undefined,
+    payloadBytes: payload ? LIMITS.pageBytes : undefined,
   });
+  assertKept(after, oldestRevision);
   return { after, through: events.at(-1)?.revision ?? after, events, payload };
 }
 
@@ -94,6 +100,11 @@ export class LogTail {
         if (found && !rung && this.#failures === 0) this.silentFinds += 1;
         this.#failures = 0;
       } catch (error) {
+        if (error instanceof BatonError && error.reason === 'RESUME_TOKEN_TOO_OLD') {
+          // This server was away for longer than the history is kept: its streams have missed what is gone.
+          this.#options.hub.endAll(error);
+          this.#options.hub.setPosition(undefined);
+        }
         this.#failures += 1;
         this.#identityCheckedAt = Number.NEGATIVE_INFINITY;
         this.#options.log.warn(

@@ -28,6 +28,10 @@ export async function startTestServer(
   const config: ServeConfig = {
     databaseUrl,
     listenUrl: undefined,
+    listen: true,
+    logRetentionMs: 0,
+    runRetentionMs: 0,
+    streamAgeMs: undefined,
     grpcListen: LOOPBACK,
     httpListen: LOOPBACK,
     dataDir: '',

@@ -98,10 +98,21 @@ export async function startServer(
     if (applied.length > 0) log.info({ migrations: applied }, 'database migrated');
     signal.throwIfAborted();
 
-    const pool = createPool({ databaseUrl: database.url, connections: config.poolConnections, log });
+    const pooled = config.listenUrl !== undefined;
+    const pool = createPool({ databaseUrl: database.url, connections: config.poolConnections, pooled, log });
     stopper.push(() => pool.close());
+    // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
+    const watchPool = createPool({
+      databaseUrl: database.url,
+      connections: LIMITS.watchConnections,
+      name: 'baton watch',
+      pooled,
+      log,
+    });
+    stopper.push(() => watchPool.close());
     const service = createService({
       pool,
+      watchPool,
       listenUrl: config.listen ? (config.listenUrl ?? database.url) : undefined,
       retention: {
         logMs: config.logRetentionMs,

@@ -200,6 +200,47 @@ describeOnEveryPostgres('WatchRuns', (open) => {
     await watch.cancel();
   });
 
+  void test('locks that somebody holds on runs delay neither streams nor other calls for long', async () => {
+    const { runs } = await baton.jobs.batchCreateRuns({ requests: Array.from({ length: 20 }, () => ({})) });
+    const { claims } = await baton.jobs.claimNext({ stage: 'initialize', maxRuns: 20 });
+    assert.equal(claims.length, runs.length);
+    const watch = await new Watching(baton.jobs).opened();
+    const holder = await database.connect();
+    await holder.query('begin');
+    await holder.query('select 1 from baton.runs for update');
+    // More calls than the pool has connections.
+    const blocked = claims.map((claim) =>
+      baton.jobs
+        .updateStatus({ runId: claim.run?.id ?? '', leaseToken: claim.leaseToken, status: 'initialized' })
+        .then(
+          () => 'done',
+          (error: unknown) => ConnectError.from(error).code,
+        ),
+    );
+    await waitFor(async () => {
+      const [row] = await database.pool.query<{ n: number }>(
+        `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+      );
+      return (row?.n ?? 0) >= 5;
+    }, 'the calls to wait for the locks');
+    await database.pool.query(`insert into baton.runs (repository) values ('meanwhile')`);
+    await watch.hasEvents(1);
+    assert.equal(watch.events[0]?.run?.repository, 'meanwhile');
+    const outcomes = await within(Promise.all(blocked), 'the blocked calls', 20_000);
+    assert.ok(
+      outcomes.every((outcome) => outcome === Code.Unavailable),
+      String(outcomes),
+    );
+    await holder.query('rollback');
+    const [first] = claims;
+    await baton.jobs.updateStatus({
+      runId: first?.run?.id ?? '',
+      leaseToken: first?.leaseToken ?? '',
+      status: 'initialized',
+    });
+    await watch.cancel();
+  });
+
   void test('bookmarks a silent stream, and one whose filter matches nothing', async () => {
     const bookmarkInterval = { seconds: 1n };
     const silent = await new Watching(baton.jobs, { bookmarkInterval }).opened();
@@ -359,7 +400,7 @@ describeOnEveryPostgres('WatchRuns', (open) => {
          group by 1`,
       );
       const count = (name: string): number => rows.find((row) => row.application_name === name)?.n ?? 0;
-      return { listen: count('baton listen'), pooled: count('baton') };
+      return { listen: count('baton listen'), pooled: count('baton') + count('baton watch') };
     };
     const watches = Array.from(
       { length: 200 },
@@ -377,9 +418,9 @@ describeOnEveryPostgres('WatchRuns', (open) => {
     await Promise.all(watches.map((watch) => watch.hasEvents(1)));
     const { listen, pooled } = await sessions();
     assert.equal(listen, 2, 'one LISTEN connection for each of the two servers');
-    // Two servers with pools of 5, and this test's own pool of 20 under the same name.
+    // Two servers with pools of 5 and 3, and this test's own pool of 20 under the same name.
     const own = database.pool.size - 1;
-    assert.ok(pooled <= 10 + own, `${pooled} pooled connections, of which ${own} are the test's`);
+    assert.ok(pooled <= 16 + own, `${pooled} pooled connections, of which ${own} are the test's`);
     abort.abort();
     await Promise.all(waits);
     await Promise.all(watches.map((watch) => watch.cancel()));

@@ -75,5 +75,7 @@ export const LIMITS = {
   // Database.
   poolConnections: 10,
   poolConnectionsMax: 200,
+  /** Connections that read the log, for live streams and for those that catch up. */
+  watchConnections: 3,
   pollIntervalMs: 1000,
 } as const;

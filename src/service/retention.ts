@@ -81,7 +81,8 @@ export class Retention {
     try {
       await work();
     } catch (error) {
-      const busy = (error as { code?: unknown }).code === LOCK_NOT_AVAILABLE;
+      const { cause } = error as { cause?: { code?: unknown } };
+      const busy = cause?.code === LOCK_NOT_AVAILABLE;
       this.#options.log[busy ? 'info' : 'warn'](
         { err: error, step },
         'retention could not do a step; trying again later',

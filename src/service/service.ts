@@ -20,6 +20,8 @@ import { watchRuns } from './watch_runs.js';
 
 export interface ServiceOptions {
   readonly pool: Pool;
+  /** For reading the log and for housekeeping; see `startServer`. */
+  readonly watchPool: Pool;
   /** For the one LISTEN connection; undefined to find changes by polling only. */
   readonly listenUrl: string | undefined;
   readonly retention: RetentionPolicy;
@@ -45,6 +47,7 @@ export interface Service {
  */
 export function createService({
   pool,
+  watchPool,
   listenUrl,
   retention: policy,
   streams,
@@ -53,13 +56,13 @@ export function createService({
 }: ServiceOptions): Service {
   const hub: Hub = new Hub({
     clock,
-    readPage: (after, payload) => readLogPage(pool, after, payload),
+    readPage: (after, payload) => readLogPage(watchPool, after, payload),
     onDemand: () => tail.ring(),
     limits: streams,
   });
   const claims: Claims = new Claims({ db: pool, clock, log, onWaiting: () => tail.ring() });
   const tail = new LogTail({
-    db: pool,
+    db: watchPool,
     hub,
     clock,
     log,
@@ -76,7 +79,7 @@ export function createService({
           onRing: () => tail.ring(),
           onConnect: () => tail.checkIdentity(),
         });
-  const housekeeping = new Housekeeping({ db: pool, claims, clock, log });
+  const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
 

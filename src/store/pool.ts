@@ -39,9 +39,20 @@ export interface PoolOptions {
   readonly databaseUrl: string;
   readonly connections: number;
   readonly log: Logger;
-  /** Longest time to wait for a connection, in milliseconds. */
-  readonly connectTimeoutMs?: number;
+  /** What the sessions are called in `pg_stat_activity`. */
+  readonly name?: string;
+  /**
+   * The URL is that of a transaction pooler, which refuses settings of a session; set the lock timeout of the role
+   * instead then.
+   */
+  readonly pooled?: boolean;
 }
+
+const CONNECT_TIMEOUT_MS = 5000;
+/** A statement that takes longer has lost its connection, or should not have been sent. */
+const QUERY_TIMEOUT_MS = 30_000;
+/** Somebody's open transaction may hold a row for ever; a call must not hold a connection for as long. */
+const LOCK_TIMEOUT_MS = 3000;
 
 const INT8 = 20;
 
@@ -54,13 +65,13 @@ const types: pg.CustomTypesConfig = {
 };
 
 /**
- * Classes 08 (connection), 57P (shutdown, crash, cannot connect now) and 53 (no resources): the database could not
- * do it now, which says nothing about the request.
+ * Classes 08 (connection), 57P (shutdown, crash, cannot connect now), 53 (no resources) and 40 (deadlock), and a lock
+ * that could not be had in time: the database could not do it now, which says nothing about the request.
  */
-const UNAVAILABLE_STATE = /^(08|57P|53)/;
+const UNAVAILABLE_STATE = /^(08|57P|53|40|55P03)/;
 const UNAVAILABLE_CODE = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|EAI_AGAIN|ENOENT)/;
 const UNAVAILABLE_TEXT =
-  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/;
+  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Query read timeout)/;
 
 /** Turns the loss of the database into the error that tells a client to try again; other errors stay as they are. */
 export function toStoreError(error: unknown): unknown {
@@ -81,28 +92,18 @@ export function createPool(options: PoolOptions): Pool {
   const pool = new pg.Pool({
     connectionString: options.databaseUrl,
     max: options.connections,
-    connectionTimeoutMillis: options.connectTimeoutMs ?? 5000,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    query_timeout: QUERY_TIMEOUT_MS,
+    ...(options.pooled === true ? {} : { lock_timeout: LOCK_TIMEOUT_MS }),
     idleTimeoutMillis: 30_000,
     keepAlive: true,
-    application_name: 'baton',
+    application_name: options.name ?? 'baton',
     types,
   });
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
   pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
 
-  const run = async <Row extends pg.QueryResultRow>(
-    on: pg.Pool | pg.PoolClient,
-    text: string,
-    values: unknown[] | undefined,
-  ): Promise<Row[]> => {
-    try {
-      return (await on.query<Row>(text, values)).rows;
-    } catch (error) {
-      throw toStoreError(error);
-    }
-  };
-
-  /** A connection of one's own. One that breaks on the way is not given back to the pool. */
+  /** A connection of one's own. One that broke on the way is not given back to the pool. */
   const checkOut = async (): Promise<Session> => {
     let client: pg.PoolClient;
     try {
@@ -115,22 +116,37 @@ export function createPool(options: PoolOptions): Pool {
       broken = error;
     };
     client.on('error', onError);
-    return {
-      query: (text, values) => run(client, text, values),
+    const session: Session = {
+      async query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]> {
+        try {
+          return (await client.query<Row>(text, values)).rows;
+        } catch (error) {
+          // What the server itself refuses leaves the connection whole; anything else leaves it in doubt.
+          if (!(error instanceof pg.DatabaseError))
+            broken = error instanceof Error ? error : new Error(String(error));
+          throw toStoreError(error);
+        }
+      },
       async rollback() {
-        await client.query('rollback').catch((error: unknown) => {
-          broken = error instanceof Error ? error : new Error(String(error));
-        });
+        if (broken === undefined) await session.query('rollback').catch(onError);
       },
       release() {
         client.off('error', onError);
         client.release(broken);
       },
     };
+    return session;
   };
 
   return {
-    query: (text, values) => run(pool, text, values),
+    async query(text, values) {
+      const session = await checkOut();
+      try {
+        return await session.query(text, values);
+      } finally {
+        session.release();
+      }
+    },
     async transaction(work) {
       const session = await checkOut();
       try {

@@ -80,6 +80,10 @@ export class Listener {
       if (message.channel === this.#echoChannel) this.#onEcho();
       else this.#options.onRing();
     });
+    // Also for a server that takes the connection and then stays silent.
+    this.#timer = this.#options.clock.after(2 * CONNECT_TIMEOUT_MS, () =>
+      this.#lose(client, new Error('the connection was not ready in time')),
+    );
     try {
       await client.connect();
       await client.query(`listen ${LOG_CHANNEL}; listen ${this.#echoChannel}`);
@@ -88,6 +92,7 @@ export class Listener {
       return;
     }
     if (client !== this.#client) return;
+    this.#timer.cancel();
     this.#attempt = 0;
     this.#listening = true;
     log.debug('listening for changes');

@@ -3,7 +3,7 @@ import type { LeaseKey } from '../lease_token.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
-/** The wait before the next attempt of a run (alias r) in its stage (alias s), in milliseconds. */
+/** The wait before the next attempt of a run (alias r has `attempt`) in its stage (alias s), in milliseconds. */
 export const RETRY_DELAY_MS = `(
   least(s.backoff_max_ms, s.backoff_initial_ms * power(s.backoff_multiplier, least(greatest(r.attempt, 1) - 1, 50)))
   * (1 - s.backoff_jitter * random())
@@ -25,7 +25,8 @@ with item as materialized (
     status_message, checkpoint, position
   )
 ), held as materialized (
-  select r.id, i.position
+  -- Values of the locked row: the snapshot's may be older, and a cancel that was just committed must not be missed.
+  select i.position, r.id, r.pipeline, r.stage, r.attempt, r.attempts_allowed, r.cancel_requested
   from item i
   join baton.runs r on r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
   where r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
@@ -51,9 +52,8 @@ with item as materialized (
       when s.processing_status then 'PROGRESS'
     end as action,
     ${RETRY_DELAY_MS} as backoff_ms
-  from held
-  join item i on i.position = held.position
-  join baton.runs r on r.id = held.id
+  from held r
+  join item i on i.position = r.position
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
   join baton.pipelines p on p.name = r.pipeline
 )

@@ -3,7 +3,8 @@
  * file names: `npm test -- watch` runs the files that have `watch` in their name.
  */
 import { spawn } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { chmod, mkdir, mkdtemp, readFile, readdir, readlink, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +13,7 @@ import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../src/store/embedded/embedded-postgres.js';
 import { migrate } from '../src/store/migrate.js';
 import { findPostgres15, startDebianCluster, type TestCluster } from './support/debian_cluster.js';
+import { waitFor } from './support/wait.js';
 
 /** Durability of the test clusters is not what is tested, but for the tests that start their own. */
 const SETTINGS = {
@@ -74,12 +76,57 @@ function runTests(files: readonly string[], env: NodeJS.ProcessEnv): Promise<num
   });
 }
 
+/** What was started gets this long to be gone: PostgreSQL ends a moment after the process that started it. */
+const LEFTOVERS_TIMEOUT_MS = 5000;
+/** Every process of this run inherits it; its name does not begin with BATON_, which tests take out of environments. */
+const MARKER = 'TEST_RUN_OF_BATON';
+
+/** Processes of this run by their environment, or, as PostgreSQL gets a fresh one, by the folder they work in or name. */
+async function leftProcesses(marker: string, dir: string): Promise<string[]> {
+  const pids = (await readdir('/proc').catch(() => [])).filter((name) => /^\d+$/.test(name));
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const read = (name: string): Promise<string> =>
+        readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '');
+      const [environment, command, cwd] = await Promise.all([
+        read('environ'),
+        read('cmdline'),
+        readlink(`/proc/${pid}/cwd`).catch(() => ''),
+      ]);
+      const isOurs =
+        environment.split('\0').includes(marker) || command.includes(dir) || `${cwd}/`.startsWith(`${dir}/`);
+      return isOurs && Number(pid) !== process.pid
+        ? [`process ${pid}: ${command.replaceAll('\0', ' ')}`]
+        : [];
+    }),
+  );
+  return found.flat();
+}
+
+/** What the tests should have ended or removed, one line each; nothing after a clean run. */
+async function leftovers(marker: string, dir: string, temporary: string): Promise<string[]> {
+  let processes: string[] = [];
+  await waitFor(
+    async () => (processes = await leftProcesses(marker, dir)).length === 0,
+    'the processes of the tests to end',
+    LEFTOVERS_TIMEOUT_MS,
+  ).catch(() => undefined);
+  const folders = (await readdir(temporary)).filter((name) => name.startsWith('baton-'));
+  return [...processes, ...folders.map((name) => `folder ${join(temporary, name)}`)];
+}
+
 const files = await testFiles(process.argv.slice(2));
 const dir = await mkdtemp(join(tmpdir(), 'baton-test-'));
 const clusters: TestCluster[] = [];
+const marker = randomUUID();
+process.env[MARKER] = marker;
 try {
   // PostgreSQL may run as another user, which has to get in.
   await chmod(dir, 0o755);
+  // The tests' own temporary folder, so that what they leave there is seen, and other runs' folders are not.
+  const temporary = join(dir, 'tmp');
+  await mkdir(temporary);
+  await chmod(temporary, 0o1777);
   const postgres18 = await startEmbeddedPostgres({
     dataDir: join(dir, 'pg18'),
     systemDir: join(dir, 'system'),
@@ -88,7 +135,7 @@ try {
   });
   clusters.push(postgres18);
   await makeTemplate(postgres18.url);
-  const env: NodeJS.ProcessEnv = { BATON_TEST_PG18_URL: postgres18.url };
+  const env: NodeJS.ProcessEnv = { BATON_TEST_PG18_URL: postgres18.url, TMPDIR: temporary };
   const binDir = findPostgres15();
   if (binDir !== undefined) {
     const home = join(dir, 'pg15');
@@ -99,6 +146,12 @@ try {
     env['BATON_TEST_PG15_URL'] = postgres15.url;
   }
   process.exitCode = await runTests(files, env);
+  for (let cluster = clusters.pop(); cluster !== undefined; cluster = clusters.pop()) await cluster.stop();
+  const left = await leftovers(`${MARKER}=${marker}`, dir, temporary);
+  if (left.length > 0) {
+    process.stderr.write(`the tests left behind:\n${left.map((line) => `  ${line}\n`).join('')}`);
+    process.exitCode = 1;
+  }
 } finally {
   for (const cluster of clusters) await cluster.stop();
   await rm(dir, { recursive: true, force: true });

@@ -101,6 +101,10 @@ create table baton.runs (
   max_attempts integer,
   attempts_allowed integer not null,
   worker_id text not null default '',
+  -- The request_id of the ClaimNext that took the run, so that a repeat after a lost reply is given the same claims.
+  claim_request_id text,
+  -- When the current attempt was claimed: a stage's timeout counts from here, however often the lease is extended.
+  attempt_time timestamptz,
   -- The fence. lease_number only grows; lease_id makes a token of a restored or copied database worthless. Both are
   -- in the token. A lease is live while lease_id is set and lease_expire_time is ahead of the database's clock.
   lease_number bigint not null default 0,
@@ -119,6 +123,8 @@ create table baton.runs (
   update_time timestamptz not null,
   start_time timestamptz,
   end_time timestamptz,
+  -- The stage in which a run ended; a retry starts there unless it says otherwise.
+  ended_stage text not null default '',
   request_id text,
   -- SHA-256 of what was asked for under request_id, to tell a repeat from a second use of the same id.
   request_hash bytea,
@@ -126,16 +132,22 @@ create table baton.runs (
   constraint runs_pkey primary key (id),
   constraint runs_id_is_uuid_v7 check (pg_catalog.get_byte(pg_catalog.uuid_send(id), 6) >> 4 = 7),
   constraint runs_repository_fits check (pg_catalog.length(repository) <= 256),
-  constraint runs_labels_are_an_object check (pg_catalog.jsonb_typeof(labels) = 'object'),
+  constraint runs_labels_are_texts check (
+    pg_catalog.jsonb_typeof(labels) = 'object' and not labels @? '$.* ? (@.type() != "string")'
+  ),
   constraint runs_input_is_an_object check (input is null or pg_catalog.jsonb_typeof(input) = 'object'),
   constraint runs_output_is_an_object check (output is null or pg_catalog.jsonb_typeof(output) = 'object'),
   constraint runs_checkpoint_is_an_object check (checkpoint is null or pg_catalog.jsonb_typeof(checkpoint) = 'object'),
+  -- What the API's timestamps can carry.
+  constraint runs_schedule_time_is_valid check (
+    schedule_time >= '0001-01-01 00:00:00+00' and schedule_time < '10000-01-01 00:00:00+00'
+  ),
   constraint runs_priority_is_valid check (priority between 0 and 9),
   constraint runs_max_attempts_is_valid check (max_attempts between 1 and 100),
   constraint runs_attempt_is_valid check (attempt >= 0),
   constraint runs_progress_is_valid check (progress between 0 and 1),
   constraint runs_lease_is_whole check (
-    (lease_id is null) = (lease_expire_time is null) and (lease_id is null or (state = 'ACTIVE' and lease_ms > 0))
+    (lease_id is null) = (lease_expire_time is null) and (lease_id is null or (state = 'ACTIVE' and lease_ms is not null and lease_ms > 0))
   )
 );
 
@@ -145,6 +157,9 @@ create index runs_claim_idx on baton.runs (pipeline, stage, priority desc, claim
 create index runs_lease_idx on baton.runs (lease_expire_time) where lease_id is not null;
 -- Finished runs by age, for their removal.
 create index runs_end_idx on baton.runs (end_time) where end_time is not null;
+-- What is at work in a stage, for its limits.
+create index runs_active_idx on baton.runs (pipeline, stage) where state = 'ACTIVE';
+create index runs_claim_request_idx on baton.runs (claim_request_id) where claim_request_id is not null and lease_id is not null;
 create unique index runs_request_id_key on baton.runs (request_id) where request_id is not null;
 
 ------------------------------------------------------------------------------------------------------ the log
@@ -246,6 +261,8 @@ begin
     return new;
   end if;
 
+  -- Held until commit, as by a foreign key: a definition is not replaced under a run that is just being moved by it.
+  perform from baton.pipelines p where p.name = new.pipeline for key share;
   select ps.stage, ps.state, s.max_attempts into meaning
     from baton.pipeline_statuses ps
     left join baton.stages s on s.pipeline = ps.pipeline and s.name = ps.stage
@@ -267,10 +284,18 @@ begin
   new.stage := meaning.stage;
   new.state := meaning.state;
 
+  -- The status means another stage since its pipeline was redefined, or plain SQL wrote what is derived: the run has
+  -- not moved, and keeps its lease and its place.
+  if tg_op = 'UPDATE' and new.status = old.status and new.state = old.state then
+    new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, old.attempts_allowed);
+    return new;
+  end if;
+
   if tg_op = 'INSERT' then
     new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, 1);
     if new.state = 'ACTIVE' then
       new.attempt := greatest(new.attempt, 1);
+      new.attempt_time := new.create_time;
       new.start_time := coalesce(new.start_time, new.create_time);
     elsif new.state <> 'PENDING' then
       new.start_time := coalesce(new.start_time, new.create_time);
@@ -292,9 +317,13 @@ begin
   if new.state = 'ACTIVE' then
     if old.state <> 'ACTIVE' or new.stage <> old.stage then
       new.attempt := case when new.stage = old.stage then old.attempt + 1 else 1 end;
+      new.attempt_time := new.update_time;
       new.start_time := coalesce(old.start_time, new.update_time);
       new.progress := 0;
       new.status_message := '';
+      -- The error of an attempt before; its history keeps it.
+      new.error_code := null;
+      new.error_message := null;
       -- Taken by plain SQL that does not say who it is: nobody's name is better than the last worker's.
       if new.lease_number = old.lease_number and new.worker_id = old.worker_id then
         new.worker_id := '';
@@ -304,6 +333,10 @@ begin
   elsif new.state = 'PENDING' then
     new.claimable_time := greatest(new.update_time, new.schedule_time);
     new.end_time := null;
+    if old.state not in ('PENDING', 'ACTIVE') then
+      new.cancel_requested := false;
+      new.progress := 0;
+    end if;
     if new.stage <> old.stage then
       new.attempt := 0;
       new.checkpoint := null;
@@ -312,6 +345,9 @@ begin
       new.error_message := null;
     end if;
   else
+    if old.stage <> '' then
+      new.ended_stage := old.stage;
+    end if;
     new.end_time := new.update_time;
     new.start_time := coalesce(old.start_time, new.update_time);
     if new.state = 'SUCCEEDED' then
@@ -329,7 +365,7 @@ create trigger runs_before_insert before insert on baton.runs
 
 create trigger runs_before_update
   before update of stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt,
-    max_attempts, attempts_allowed, worker_id, lease_number, lease_id, lease_ms, schedule_time, claimable_time,
+    max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time,
     cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash
   on baton.runs
   for each row execute function baton.runs_before_write();
@@ -365,6 +401,19 @@ $$;
 
 create trigger runs_open_is_kept before delete on baton.runs
   for each row when (old.state in ('PENDING', 'ACTIVE')) execute function baton.runs_refuse_delete();
+
+create function baton.runs_refuse_truncate() returns trigger
+  language plpgsql
+  as $$
+begin
+  raise exception using
+    errcode = 'check_violation', schema = 'baton', table = 'runs', constraint = 'runs_open_is_kept',
+    message = 'runs cannot be truncated: open ones would vanish without an event';
+end
+$$;
+
+create trigger runs_are_not_truncated before truncate on baton.runs
+  for each statement execute function baton.runs_refuse_truncate();
 
 -- Appends one change to the log. It runs as the last step before commit (the trigger is deferred), and the order of
 -- the next two statements is the whole guarantee: the lock is held until the transaction is visible to others, so
@@ -455,5 +504,5 @@ insert into baton.pipeline_statuses (pipeline, status, stage, state) values
 drop table baton.runs, baton.run_events, baton.log, baton.pipeline_statuses, baton.stages, baton.pipelines cascade;
 drop sequence baton.revision;
 drop function baton.runs_before_write(), baton.runs_append_event(), baton.runs_refuse_change(),
-  baton.runs_refuse_delete(), baton.uuid_v7();
+  baton.runs_refuse_delete(), baton.runs_refuse_truncate(), baton.uuid_v7();
 drop type baton.run_state, baton.event_type;

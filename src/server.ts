@@ -5,6 +5,7 @@ import type { Address, ServeConfig } from './config.js';
 import { startGrpcServer } from './rpc/grpc.js';
 import { createHandlers } from './rpc/handlers.js';
 import { startHttpServer } from './rpc/http.js';
+import type { RpcServer } from './rpc/listener.js';
 import { createService, type Service } from './service/service.js';
 import { waitForDatabase } from './store/connect.js';
 import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
@@ -82,6 +83,14 @@ function readiness(pool: Pool): () => Promise<{ ok: boolean; detail: string }> {
   };
 }
 
+async function stopListener(listener: RpcServer): Promise<void> {
+  try {
+    await listener.drain();
+  } finally {
+    await listener.close();
+  }
+}
+
 /**
  * Starts everything, each part on what was started before it: database, migrations, pool, service, listeners.
  * Rejects when a part cannot start, after what was started is stopped again; aborting `signal` ends a start under way.
@@ -128,12 +137,11 @@ export async function startServer(
 
     const handlers = createHandlers(service.jobs, service.pipelines);
     const grpc = await startGrpcServer({ handlers, listen: config.grpcListen, log });
-    const stopGrpc = (): Promise<void> => grpc.drain().finally(() => grpc.close());
-    stopper.push(stopGrpc);
+    stopper.push(() => stopListener(grpc));
     const http = await startHttpServer({ handlers, listen: config.httpListen, log, ready: readiness(pool) });
     // Draining waits for calls and streams, and these end when the service stops: all three go together.
     stopper.push(async () => {
-      await Promise.all([http.drain().finally(() => http.close()), stopGrpc(), service.stop()]);
+      await Promise.all([stopListener(http), stopListener(grpc), service.stop()]);
     });
     signal.throwIfAborted();
     return {

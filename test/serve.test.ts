@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { JobService } from '../gen/baton/v1/job_service_pb.js';
-import { ANY_PORT, BatonProcess, ServerProcess, temporaryDir } from './support/process.js';
+import { ANY_PORT, ServerProcess, temporaryDir, type BatonProcess } from './support/process.js';
 import { waitFor, within } from './support/wait.js';
 import { Watching } from './support/watching.js';
 

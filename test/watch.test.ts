@@ -316,7 +316,7 @@ describeOnEveryPostgres('WatchRuns', (open) => {
       [since],
     );
     assert.deepEqual(
-      state.map((event) => event.run?.id).sort(),
+      state.map((event) => event.run?.id ?? '').sort((a, b) => a.localeCompare(b)),
       truth
         .filter((row) => row.old)
         .map((row) => row.id)

@@ -81,6 +81,14 @@ export function toStoreError(error: unknown): unknown {
     (typeof code === 'string' &&
       (error instanceof pg.DatabaseError ? UNAVAILABLE_STATE.test(code) : UNAVAILABLE_CODE.test(code))) ||
     UNAVAILABLE_TEXT.test(error.message);
+  // A definition that was replaced between two looks of one statement; the next try meets the new one only.
+  const redefined = error instanceof pg.DatabaseError && error.constraint === 'runs_status_of_pipeline';
+  if (redefined) {
+    return new BatonError('DATABASE_UNAVAILABLE', 'the pipeline is being redefined at the moment', {
+      retryDelayMs: 100,
+      cause: error,
+    });
+  }
   if (!unavailable) return error;
   return new BatonError('DATABASE_UNAVAILABLE', 'the database cannot be reached at the moment', {
     retryDelayMs: 1000,

@@ -3,32 +3,15 @@ import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { matchesEvent, type RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
-import { splitEvents, type WatchMessage } from './message.js';
+import { splitEvents, type LogPage, type PageMessages, type View, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
-import { Subscription } from './subscription.js';
+import { Subscription, type Feed } from './subscription.js';
 
-/** A piece of the log as the tail read it: the events after `after`, up to and with `through`, in order. */
-export interface LogPage {
-  readonly after: bigint;
-  readonly through: bigint;
-  readonly events: readonly RunEvent[];
-  readonly payload: boolean;
-}
-
-/** What a page holds for one view, cut into messages that each stay small. */
-export interface PageMessages {
-  readonly messages: readonly WatchMessage[];
-  readonly bytes: number;
-}
-
-/** The streams that see the same: same filter, same payload. They share every message object. */
-export interface View {
-  readonly key: string;
-  readonly filter: RunFilter;
-  readonly payload: boolean;
+/** The streams of one view. */
+interface Group extends View {
   /** Live streams only. One that catches up reads the log by itself. */
   readonly live: Set<Subscription>;
-  /** Streams in any state; the view is forgotten with the last one. */
+  /** Streams in any state; the group is forgotten with the last one. */
   streams: number;
 }
 
@@ -62,9 +45,9 @@ const SWEEP_MS = 1000;
  *
  * Joining and publishing are both synchronous, so no event can fall between them.
  */
-export class Hub {
+export class Hub implements Feed {
   readonly #options: HubOptions;
-  readonly #views = new Map<string, View>();
+  readonly #groups = new Map<string, Group>();
   readonly #streams = new Set<Subscription>();
   readonly #recent: LogPage[] = [];
   #recentEvents = 0;
@@ -128,18 +111,18 @@ export class Hub {
     }
     this.#epoch = epoch;
     const key = JSON.stringify([filter, payload]);
-    let view = this.#views.get(key);
-    if (view === undefined) {
-      view = { key, filter, payload, live: new Set(), streams: 0 };
-      this.#views.set(key, view);
+    let group = this.#groups.get(key);
+    if (group === undefined) {
+      group = { key, filter, payload, live: new Set(), streams: 0 };
+      this.#groups.set(key, group);
     }
-    view.streams += 1;
+    group.streams += 1;
     const { ageMs } = this.#options.limits;
     const endAt =
       ageMs === undefined
         ? undefined
         : this.clock.now() + ageMs.min + Math.random() * (ageMs.max - ageMs.min);
-    const subscription = new Subscription(this, view, { epoch, revision, bookmarkMs, endAt });
+    const subscription = new Subscription(this, group, { epoch, revision, bookmarkMs, endAt });
     this.#streams.add(subscription);
     this.#sweepTimer ??= this.clock.after(SWEEP_MS, () => this.#sweep());
     return subscription;
@@ -170,16 +153,23 @@ export class Hub {
   /** Forgets a stream that has ended, in whatever state it was. */
   remove(subscription: Subscription): void {
     if (!this.#streams.delete(subscription)) return;
+    const group = this.#groupOf(subscription);
     this.#leave(subscription);
-    subscription.view.streams -= 1;
-    if (subscription.view.streams === 0) this.#views.delete(subscription.view.key);
+    group.streams -= 1;
+    if (group.streams === 0) this.#groups.delete(group.key);
+  }
+
+  #groupOf({ view }: Subscription): Group {
+    const group = this.#groups.get(view.key);
+    if (group === undefined) throw new Error('a stream of no view of this hub');
+    return group;
   }
 
   #leave(subscription: Subscription): void {
-    const { view } = subscription;
-    if (!view.live.delete(subscription)) return;
+    const group = this.#groupOf(subscription);
+    if (!group.live.delete(subscription)) return;
     this.#liveCount -= 1;
-    if (view.payload) this.#livePayloadCount -= 1;
+    if (group.payload) this.#livePayloadCount -= 1;
   }
 
   /**
@@ -198,7 +188,7 @@ export class Hub {
     for (const page of pages) {
       if (!subscription.offer(page, this.messages(subscription.view, page, from))) return false;
     }
-    subscription.view.live.add(subscription);
+    this.#groupOf(subscription).live.add(subscription);
     this.#liveCount += 1;
     if (subscription.view.payload) this.#livePayloadCount += 1;
     this.#options.onDemand();
@@ -229,13 +219,13 @@ export class Hub {
   publish(page: LogPage): void {
     if (page.after !== this.#position)
       throw new Error(`page after ${page.after} published at ${this.#position}`);
-    for (const view of this.#views.values()) {
-      if (view.live.size === 0) continue;
-      const shared = this.messages(view, page, page.after);
-      for (const subscription of view.live) {
+    for (const group of this.#groups.values()) {
+      if (group.live.size === 0) continue;
+      const shared = this.messages(group, page, page.after);
+      for (const subscription of group.live) {
         // A stream that joined ahead of the tail has had the start of this page from the log already.
         const from = subscription.skipThrough;
-        const own = from > page.after ? this.messages(view, page, from) : shared;
+        const own = from > page.after ? this.messages(group, page, from) : shared;
         if (!subscription.offer(page, own)) this.#leave(subscription);
       }
     }

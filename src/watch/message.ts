@@ -1,4 +1,5 @@
 import { LIMITS } from '../base/limits.js';
+import type { RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
 
 export type WatchKind = 'OPENED' | 'STATE' | 'STATE_END' | 'EVENTS' | 'BOOKMARK';
@@ -14,6 +15,27 @@ export interface WatchMessage {
   readonly revision: bigint;
   readonly resumeToken: string;
   /** Whether the events carry input, output and checkpoint. */
+  readonly payload: boolean;
+}
+
+/** A piece of the log as the tail read it: the events after `after`, up to and with `through`, in order. */
+export interface LogPage {
+  readonly after: bigint;
+  readonly through: bigint;
+  readonly events: readonly RunEvent[];
+  readonly payload: boolean;
+}
+
+/** What a page holds for one view, cut into messages that each stay small. */
+export interface PageMessages {
+  readonly messages: readonly WatchMessage[];
+  readonly bytes: number;
+}
+
+/** What a stream sees. Streams with the same view share every message object. */
+export interface View {
+  readonly key: string;
+  readonly filter: RunFilter;
   readonly payload: boolean;
 }
 

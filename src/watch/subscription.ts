@@ -1,11 +1,24 @@
+import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
-import type { Hub, LogPage, PageMessages, View } from './hub.js';
-import type { WatchKind, WatchMessage } from './message.js';
+import type { LogPage, PageMessages, View, WatchKind, WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 
 /** Pause before the log is read again when the database could not be reached. */
 const RETRY_MS = 1000;
+
+/** What a stream needs of the hub. */
+export interface Feed {
+  readonly clock: Clock;
+  /** Everything up to here was published; undefined while nobody needs the log. */
+  readonly position: bigint | undefined;
+  /** Makes the stream live if it can go on from its position without the log. */
+  join(subscription: Subscription, from: bigint, atEnd: boolean): boolean;
+  readPage(after: bigint, payload: boolean): Promise<LogPage>;
+  /** What a page holds for a view after a revision. */
+  messages(view: View, page: LogPage, from: bigint): PageMessages;
+  remove(subscription: Subscription): void;
+}
 
 export interface SubscriptionStart {
   readonly epoch: string;
@@ -27,7 +40,7 @@ export interface SubscriptionStart {
  */
 export class Subscription {
   readonly view: View;
-  readonly #hub: Hub;
+  readonly #hub: Feed;
   readonly #epoch: string;
   readonly #bookmarkMs: number;
   #state: 'catching up' | 'live' | 'ended' = 'catching up';
@@ -52,7 +65,7 @@ export class Subscription {
   /** When the stream is to end as planned, by the hub's clock. */
   readonly endAt: number | undefined;
 
-  constructor(hub: Hub, view: View, start: SubscriptionStart) {
+  constructor(hub: Feed, view: View, start: SubscriptionStart) {
     this.#hub = hub;
     this.view = view;
     this.#epoch = start.epoch;

@@ -9,7 +9,8 @@ import type { Queryable } from '../store/pool.js';
 import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
-import type { Hub, LogPage } from './hub.js';
+import type { Hub } from './hub.js';
+import type { LogPage } from './message.js';
 import { assertKept } from './resume_token.js';
 
 const RETRY = { initialMs: 50, maxMs: 1000 };

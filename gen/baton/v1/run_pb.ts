@@ -100,7 +100,7 @@ export type Run = Message<"baton.v1.Run"> & {
 
   /**
    * Why the latest attempt failed. Set when an attempt fails, also while the run waits for the next one;
-   * cleared when a stage completes and by RetryRun. Absent otherwise.
+   * cleared when the run is claimed again and by RetryRun. Absent otherwise. The events keep each.
    *
    * @generated from field: baton.v1.RunError error = 10;
    */

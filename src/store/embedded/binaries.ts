@@ -5,7 +5,7 @@ import type { Logger } from '../../base/log.js';
 import { copyBinaries } from './binaries-copy.js';
 import { runCommand } from './command.js';
 import { EmbeddedPostgresError, USE_OWN_DATABASE, errorCode, errorMessage } from './errors.js';
-import type { ServerUser } from './server-user.js';
+import type { ServerUser } from './command.js';
 
 /** `postgres --version` answers in milliseconds; the first read from a cold disk may take a while. */
 const VERSION_TIMEOUT_MS = 30_000;

@@ -21,7 +21,8 @@ import type { Logger } from '../../base/log.js';
 import type { ServerBinaries } from './binaries.js';
 import { runCommand } from './command.js';
 import { EmbeddedPostgresError, errorCode, pathError } from './errors.js';
-import { canWriteIn, type ServerUser } from './server-user.js';
+import type { ServerUser } from './command.js';
+import { canWriteIn } from './server-user.js';
 
 /** initdb takes half a second on a local disk; a slow network disk gets its time. */
 const INITDB_TIMEOUT_MS = 120_000;

@@ -1,9 +1,15 @@
 import { spawn } from 'node:child_process';
 import { EmbeddedPostgresError } from './errors.js';
-import type { ServerUser } from './server-user.js';
 
 /** Of what a command prints, this many last characters are kept for error messages. */
 const OUTPUT_CHARS_MAX = 8_192;
+
+/** The operating-system user that PostgreSQL runs as. */
+export interface ServerUser {
+  readonly uid: number;
+  readonly gid: number;
+  readonly name: string;
+}
 
 export interface CommandOptions {
   /** Whom the command runs as; absent: the user of this process. */

@@ -20,7 +20,8 @@ import {
   type ServerExit,
 } from './postmaster.js';
 import { openServerLog } from './server-log.js';
-import { chooseServerUser, type ServerUser } from './server-user.js';
+import type { ServerUser } from './command.js';
+import { chooseServerUser } from './server-user.js';
 
 export { EmbeddedPostgresError } from './errors.js';
 export type { ServerExit } from './postmaster.js';

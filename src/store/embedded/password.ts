@@ -5,7 +5,7 @@ import type { ServerBinaries } from './binaries.js';
 import { SUPERUSER } from './cluster.js';
 import { runCommand } from './command.js';
 import { EmbeddedPostgresError, errorCode, pathError } from './errors.js';
-import type { ServerUser } from './server-user.js';
+import type { ServerUser } from './command.js';
 
 const PASSWORD_BYTES = 24;
 /** The single-user server first replays what a crash left, like any other start. */

@@ -6,7 +6,7 @@ import { asUser, commandEnvironment } from './command.js';
 import { EmbeddedPostgresError, errorCode } from './errors.js';
 import { LOOPBACK } from './port.js';
 import type { ServerLog } from './server-log.js';
-import type { ServerUser } from './server-user.js';
+import type { ServerUser } from './command.js';
 import { waitUntil } from './wait.js';
 
 /** Replaying what a crash left is limited by max_wal_size and takes far less than this. */

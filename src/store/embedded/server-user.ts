@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { runCommand } from './command.js';
+import { runCommand, type ServerUser } from './command.js';
 import { EmbeddedPostgresError, USE_OWN_DATABASE, errorCode, errorMessage } from './errors.js';
 
 /** A look-up or creation of a user is local and quick; a directory service that hangs is not waited for. */
@@ -7,13 +7,6 @@ const USER_COMMAND_TIMEOUT_MS = 10_000;
 
 /** The users that run PostgreSQL for root, in order of preference. The last one is created if none exists. */
 const USER_NAMES = ['postgres', 'baton'] as const;
-
-/** The operating-system user that PostgreSQL runs as. */
-export interface ServerUser {
-  readonly uid: number;
-  readonly gid: number;
-  readonly name: string;
-}
 
 /**
  * Decides whom PostgreSQL runs as. PostgreSQL refuses to run as root, so root hands it to somebody else; every

@@ -1,4 +1,5 @@
 import type { Claim } from '../../run/run.js';
+import { leaseEnd } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
@@ -7,25 +8,27 @@ import { decodeRun, runColumns, type RunRow } from '../rows.js';
  * Claims runs of one stage for several waiting workers at once. The rows are taken in claim order, locked rows are
  * passed over, and row k goes to the worker in whose range of places k falls. The lease number grows with every claim,
  * which is what fences off the worker before. A paused pipeline or stage gives nothing. One row comes back even
- * without a claim, and says whether there is such a stage.
+ * without a claim, and says whether there is such a stage. The clock is read in a subquery, once, so that it can be a
+ * condition of the index: 50 ms against 0.2 ms behind 200,000 runs that are not due.
  */
 const SQL = `
 with stage as materialized (
-  select s.pipeline, s.name, s.processing_status, s.lease_ms
+  select s.pipeline, s.name, s.processing_status, s.lease_ms, s.timeout_ms, clock_timestamp() as attempt_time
   from baton.stages s
   join baton.pipelines p on p.name = s.pipeline
   where s.pipeline = $1::text and s.name = $2::text and not s.paused and not p.paused
 ), slot as materialized (
   select
-    w.waiter, w.worker_id, nullif(w.lease_ms, 0) as lease_ms,
+    w.waiter, w.worker_id, w.request_id, nullif(w.lease_ms, 0) as lease_ms,
     sum(w.runs) over (order by w.waiter) - w.runs as above,
     sum(w.runs) over (order by w.waiter) as upto
-  from unnest($3::text[], $4::bigint[], $5::int[]) with ordinality as w (worker_id, lease_ms, runs, waiter)
+  from unnest($3::text[], $4::bigint[], $5::int[], $7::text[]) with ordinality as w (worker_id, lease_ms, runs, request_id, waiter)
 ), locked as materialized (
   select r.id, r.priority, r.claimable_time
   from baton.runs r
   where exists (select from stage)
-    and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING' and r.claimable_time <= clock_timestamp()
+    and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'
+    and r.claimable_time <= (select clock_timestamp())
   order by r.priority desc, r.claimable_time, r.id
   limit $6::int
   for update of r skip locked
@@ -38,7 +41,8 @@ with stage as materialized (
     lease_number = r.lease_number + 1,
     lease_id = gen_random_uuid(),
     lease_ms = coalesce(slot.lease_ms, stage.lease_ms),
-    lease_expire_time = clock_timestamp() + coalesce(slot.lease_ms, stage.lease_ms) * interval '1 millisecond'
+    claim_request_id = nullif(slot.request_id, ''),
+    lease_expire_time = ${leaseEnd('coalesce(slot.lease_ms, stage.lease_ms)', 'stage', 'stage')}
   from picked
   join slot on picked.place > slot.above and picked.place <= slot.upto
   cross join stage
@@ -58,6 +62,8 @@ export interface ClaimSlot {
   /** 0 for the stage's own. */
   readonly leaseMs: number;
   readonly maxRuns: number;
+  /** Kept with the runs while the lease lives; '' for none. */
+  readonly requestId?: string;
 }
 
 interface StageKnown {
@@ -91,6 +97,7 @@ export async function claimRuns(
     slots.map((slot) => slot.leaseMs),
     slots.map((slot) => slot.maxRuns),
     slots.reduce((sum, slot) => sum + slot.maxRuns, 0),
+    slots.map((slot) => slot.requestId ?? ''),
   ]);
   const claims: Claim[][] = slots.map(() => []);
   for (const row of rows) {

@@ -1,6 +1,8 @@
 import type { Queryable } from '../pool.js';
 import { RETRY_DELAY_MS } from './update_runs.js';
 
+const TIMED_OUT = `(s.timeout_ms > 0 and r.attempt_time + s.timeout_ms * interval '1 millisecond' <= clock_timestamp())`;
+
 /**
  * Ends leases whose time is over by the database's clock: the run waits again after its stage's backoff, or fails when
  * no attempt is left. Rows that another server has in hand are passed over, so many servers share the work.
@@ -9,7 +11,7 @@ const SQL = `
 with ended as materialized (
   select r.id, r.lease_number
   from baton.runs r
-  where r.lease_id is not null and r.lease_expire_time <= clock_timestamp()
+  where r.lease_id is not null and r.lease_expire_time <= (select clock_timestamp())
   order by r.lease_expire_time
   limit $1::int
   for update of r skip locked
@@ -25,8 +27,11 @@ update baton.runs r set
       then clock_timestamp() + ${RETRY_DELAY_MS} * interval '1 millisecond'
     else r.schedule_time
   end,
-  error_code = 'LEASE_EXPIRED',
-  error_message = format('the lease of worker %L ended without a report (attempt %s of %s)', r.worker_id, r.attempt, r.attempts_allowed)
+  error_code = case when ${TIMED_OUT} then 'ATTEMPT_TIMED_OUT' else 'LEASE_EXPIRED' end,
+  error_message = case
+    when ${TIMED_OUT} then format('the attempt took longer than the timeout of its stage (attempt %s of %s)', r.attempt, r.attempts_allowed)
+    else format('the lease of worker %L ended without a report (attempt %s of %s)', r.worker_id, r.attempt, r.attempts_allowed)
+  end
 from ended, baton.stages s, baton.pipelines p
 where r.id = ended.id and r.lease_number = ended.lease_number
   and s.pipeline = r.pipeline and s.name = r.stage and p.name = r.pipeline

@@ -1,7 +1,7 @@
 import { statusMeanings, waitingStatus, type PipelineDefinition } from '../../run/pipeline.js';
 import type { Queryable } from '../pool.js';
 
-/** Takes the row lock under which one definition is replaced by another, whether the pipeline existed or not. */
+/** Creates the pipeline or takes the lock of its row, under which one definition is replaced by another. */
 const PUT = `
 insert into baton.pipelines as p (name, description, initial_status, error_status, canceled_status)
 values ($1::text, $2::text, $3::text, $4::text, $5::text)
@@ -40,12 +40,25 @@ insert into baton.pipeline_statuses (pipeline, status, stage, state)
 select $1::text, i.status, i.stage, i.state
 from unnest($2::text[], $3::text[], $4::baton.run_state[]) as i (status, stage, state)`;
 
-/** Runs whose status now stands for another stage or state get it; the trigger derives both from the status. */
+/** Waits for transactions that are moving runs by the old definition: what they wrote has to be looked at, too. */
+const LOCK = `select p.name from baton.pipelines p where p.name = $1::text for update`;
+
+/**
+ * Runs whose status now stands for another stage or state get it; the trigger derives both from the status. Locked in
+ * order of id, as every statement here does, so that no two wait for each other in a circle.
+ */
 const REMAP = `
-update baton.runs r set stage = ps.stage, state = ps.state
-from baton.pipeline_statuses ps
-where r.pipeline = $1::text and r.state in ('PENDING', 'ACTIVE') and ps.pipeline = r.pipeline and ps.status = r.status
-  and (r.stage, r.state) is distinct from (ps.stage, ps.state)`;
+with moved as materialized (
+  select r.id, ps.stage, ps.state
+  from baton.runs r
+  join baton.pipeline_statuses ps on ps.pipeline = r.pipeline and ps.status = r.status
+  where r.pipeline = $1::text and r.state in ('PENDING', 'ACTIVE') and (r.stage, r.state) is distinct from (ps.stage, ps.state)
+  order by r.id
+  for update of r
+)
+update baton.runs r set stage = moved.stage, state = moved.state
+from moved
+where r.id = moved.id`;
 
 export interface StrandedStatus {
   readonly status: string;
@@ -66,6 +79,7 @@ export async function putPipeline(tx: Queryable, definition: PipelineDefinition)
     definition.errorStatus,
     definition.canceledStatus,
   ]);
+  await tx.query(LOCK, [name]);
   const meanings = statusMeanings(definition);
   const stranded = await tx.query<{ status: string; runs: number }>(STRANDED, [
     name,

@@ -5,17 +5,20 @@ import type { Queryable } from '../pool.js';
  * events take their input from it.
  */
 const SQL = `
-delete from baton.runs r
-using (
-  select o.id from baton.runs o
-  where o.end_time < clock_timestamp() - $1::bigint * interval '1 millisecond'
-    and o.state in ('SUCCEEDED', 'FAILED', 'CANCELED')
-    and not exists (select from baton.run_events e where e.run_id = o.id and e.revision >= (select log.oldest_revision from baton.log log))
-  order by o.end_time
+with old as materialized (
+  select r.id
+  from baton.runs r
+  where r.end_time < (select clock_timestamp()) - $1::bigint * interval '1 millisecond'
+    and r.state in ('SUCCEEDED', 'FAILED', 'CANCELED')
+    and not exists (
+      select from baton.run_events e
+      where e.run_id = r.id and e.revision >= (select log.oldest_revision from baton.log log)
+    )
+  order by r.end_time
   limit $2::int
-  for update skip locked
-) old
-where r.id = old.id
+  for update of r skip locked
+)
+delete from baton.runs r using old where r.id = old.id
 returning r.id`;
 
 /** @returns how many were removed; as many as the limit means that there may be more */

@@ -1,4 +1,5 @@
 import type { JsonObject, Run } from '../../run/run.js';
+import { leaseEnd } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
@@ -26,12 +27,16 @@ with item as materialized (
   )
 ), held as materialized (
   -- Values of the locked row: the snapshot's may be older, and a cancel that was just committed must not be missed.
-  select i.position, r.id, r.pipeline, r.stage, r.attempt, r.attempts_allowed, r.cancel_requested
-  from item i
-  join baton.runs r on r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
-  where r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
-  order by r.id
-  for update of r
+  -- Row by row through the key, because the planner takes a batch for reason enough to read every live lease.
+  select i.position, held.*
+  from (select * from item order by run_id) i
+  cross join lateral (
+    select r.id, r.pipeline, r.stage, r.attempt, r.attempts_allowed, r.attempt_time, r.cancel_requested, r.lease_ms
+    from baton.runs r
+    where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
+      and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+    for update
+  ) held
 ), plan as materialized (
   select
     i.*, s.waiting_status, p.canceled_status,
@@ -51,7 +56,8 @@ with item as materialized (
       when s.waiting_status then 'RELEASE'
       when s.processing_status then 'PROGRESS'
     end as action,
-    ${RETRY_DELAY_MS} as backoff_ms
+    ${RETRY_DELAY_MS} as backoff_ms,
+    ${leaseEnd('r.lease_ms', 'r', 's')} as renewed_to
   from held r
   join item i on i.position = r.position
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
@@ -78,7 +84,7 @@ update baton.runs r set
   lease_expire_time = case
     -- A lease that was extended further than this is not shortened.
     when plan.action = 'PROGRESS'
-      then greatest(r.lease_expire_time, clock_timestamp() + r.lease_ms * interval '1 millisecond')
+      then greatest(r.lease_expire_time, plan.renewed_to)
     else r.lease_expire_time
   end
 from plan

@@ -1,0 +1,10 @@
+/**
+ * When a lease of `ms` milliseconds from now would end: no later than the stage's timeout lets the attempt run. `run`
+ * is an alias with `attempt_time`, `stage` one with `timeout_ms`.
+ */
+export function leaseEnd(ms: string, run: string, stage: string): string {
+  const byLease = `clock_timestamp() + ${ms} * interval '1 millisecond'`;
+  const byTimeout = `${run}.attempt_time + nullif(${stage}.timeout_ms, 0) * interval '1 millisecond'`;
+  // least() passes over null, which is what a stage without timeout gives.
+  return `least(${byLease}, ${byTimeout})`;
+}

@@ -1,0 +1,102 @@
+import type { JsonObject } from '../../run/run.js';
+import type { LeaseKey } from '../lease_token.js';
+import { leaseEnd } from '../lease_sql.js';
+import type { Queryable } from '../pool.js';
+
+/** The leases of the items that are held and live, locked in order of id, row by row through the key. */
+const HELD = `
+  select i.position, i.lease_ms as asked_ms, r.id, r.lease_ms, r.attempt_time, r.cancel_requested, s.timeout_ms
+  from (select * from item order by run_id) i
+  cross join lateral (
+    select r.id, r.pipeline, r.stage, r.lease_ms, r.attempt_time, r.cancel_requested
+    from baton.runs r
+    where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
+      and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+    for update
+  ) r
+  join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage`;
+
+/** An extension never shortens a lease. */
+const END = `greatest(r.lease_expire_time, ${leaseEnd('coalesce(nullif(held.asked_ms, 0), held.lease_ms)', 'held', 'held')})`;
+
+/**
+ * Extends leases and nothing else. The SET list must name lease_expire_time alone: the trigger that makes an event
+ * fires for every other column, and a heartbeat is no change of the run.
+ */
+const SQL = `
+with item as materialized (
+  select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[]) with ordinality
+    as i (run_id, lease_number, lease_id, lease_ms, position)
+), held as materialized (${HELD}
+)
+update baton.runs r set lease_expire_time = ${END}
+from held
+where r.id = held.id
+returning held.position, r.lease_expire_time, r.cancel_requested`;
+
+/** The same with news of the work, which are a change and an event. */
+const SQL_WITH_NEWS = `
+with item as materialized (
+  select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::float8[], $6::text[], $7::text[])
+    with ordinality as i (run_id, lease_number, lease_id, lease_ms, progress, status_message, checkpoint, position)
+), held as materialized (${HELD}
+)
+update baton.runs r set
+  lease_expire_time = ${END},
+  progress = coalesce(i.progress, r.progress),
+  status_message = coalesce(i.status_message, r.status_message),
+  checkpoint = case when i.checkpoint is null then r.checkpoint else i.checkpoint::jsonb end
+from held join item i on i.position = held.position
+where r.id = held.id
+returning held.position, r.lease_expire_time, r.cancel_requested`;
+
+export interface Extension {
+  readonly runId: string;
+  readonly lease: LeaseKey;
+  /** 0 for the duration the lease was claimed with. */
+  readonly leaseMs: number;
+  readonly progress: number | undefined;
+  readonly statusMessage: string | undefined;
+  readonly checkpoint: JsonObject | undefined;
+}
+
+export interface ExtendedLease {
+  readonly leaseExpireTime: Date;
+  readonly cancelRequested: boolean;
+}
+
+function hasNews(item: Extension): boolean {
+  return item.progress !== undefined || item.statusMessage !== undefined || item.checkpoint !== undefined;
+}
+
+/** @returns for each item its lease, or undefined where it is no longer held */
+export async function extendLeases(
+  db: Queryable,
+  items: readonly Extension[],
+): Promise<(ExtendedLease | undefined)[]> {
+  const extended = new Map<Extension, ExtendedLease>();
+  for (const news of [false, true]) {
+    const part = items.filter((item) => hasNews(item) === news);
+    if (part.length === 0) continue;
+    const values: unknown[] = [
+      part.map((item) => item.runId),
+      part.map((item) => item.lease.number),
+      part.map((item) => item.lease.id),
+      part.map((item) => item.leaseMs),
+    ];
+    if (news) {
+      values.push(
+        part.map((item) => item.progress ?? null),
+        part.map((item) => item.statusMessage ?? null),
+        part.map((item) => (item.checkpoint === undefined ? null : JSON.stringify(item.checkpoint))),
+      );
+    }
+    type Row = { position: bigint; lease_expire_time: Date; cancel_requested: boolean };
+    for (const row of await db.query<Row>(news ? SQL_WITH_NEWS : SQL, values)) {
+      const item = part[Number(row.position) - 1];
+      if (item === undefined) continue;
+      extended.set(item, { leaseExpireTime: row.lease_expire_time, cancelRequested: row.cancel_requested });
+    }
+  }
+  return items.map((item) => extended.get(item));
+}

@@ -1,0 +1,57 @@
+import type { Pool, Queryable } from '../../src/store/pool.js';
+
+interface PlanNode {
+  readonly 'Node Type': string;
+  readonly 'Relation Name'?: string;
+  readonly 'Actual Rows': number;
+  readonly 'Actual Loops': number;
+  readonly 'Rows Removed by Filter'?: number;
+  readonly Plans?: readonly PlanNode[];
+}
+
+class RolledBack extends Error {}
+
+function rowsIn(node: PlanNode): number {
+  const scans = node['Relation Name'] === 'runs' && node['Node Type'].endsWith('Scan');
+  const own = scans
+    ? (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops']
+    : 0;
+  return (node.Plans ?? []).reduce((sum, plan) => sum + rowsIn(plan), own);
+}
+
+/**
+ * How many rows of `baton.runs` the statements of `work` look at. Counted and not timed, so that a plan which reads a
+ * whole table is found with few rows on any machine. Nothing of it is committed.
+ */
+export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<number> {
+  let rows = 0;
+  const explained = pool.transaction(async (tx) => {
+    await work({
+      async query(text, values) {
+        const [row] = await tx.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+          `explain (analyze, format json, timing off) ${text}`,
+          values,
+        );
+        for (const { Plan } of row?.['QUERY PLAN'] ?? []) rows += rowsIn(Plan);
+        return [];
+      },
+    });
+    throw new RolledBack();
+  });
+  await explained.catch((error: unknown) => {
+    if (!(error instanceof RolledBack)) throw error;
+  });
+  return rows;
+}
+
+/** Fills the table without the log, which is not what is measured and takes most of the time. */
+export async function bulkInsert(pool: Pool, runs: number): Promise<void> {
+  await pool.transaction(async (tx) => {
+    await tx.query('alter table baton.runs disable trigger runs_append_event_on_insert');
+    await tx.query('insert into baton.runs (priority) select g % 3 from generate_series(1, $1::int) g', [
+      runs,
+    ]);
+    await tx.query('alter table baton.runs enable trigger runs_append_event_on_insert');
+  });
+  await pool.query('analyze baton.runs');
+}

@@ -1,36 +1,13 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, test } from 'node:test';
-import { Code, ConnectError } from '@connectrpc/connect';
-import { BadRequestSchema, ErrorInfoSchema } from '../gen/google/rpc/error_details_pb.js';
+import { Code } from '@connectrpc/connect';
 import type { Run } from '../gen/baton/v1/run_pb.js';
 import { RunState } from '../gen/baton/v1/run_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
+import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
-
-/** The error of a call, with its reason and violated fields. */
-async function failure(
-  call: Promise<unknown>,
-): Promise<{ code: Code; reason: string; fields: string[]; metadata: Record<string, string>; text: string }> {
-  try {
-    await call;
-  } catch (error) {
-    const connectError = ConnectError.from(error);
-    const [info] = connectError.findDetails(ErrorInfoSchema);
-    assert.ok(info, `no ErrorInfo in ${connectError.message}`);
-    assert.equal(info.domain, 'baton.v1');
-    const [bad] = connectError.findDetails(BadRequestSchema);
-    return {
-      code: connectError.code,
-      reason: info.reason,
-      fields: bad?.fieldViolations.map((violation) => violation.field) ?? [],
-      metadata: info.metadata,
-      text: connectError.rawMessage,
-    };
-  }
-  assert.fail('the call succeeded');
-}
 
 const defined = <T>(value: T | undefined): T => {
   assert.ok(value !== undefined);
@@ -418,7 +395,8 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
       [() => baton.jobs.createRun({ pipeline: 'unknown' }), 'PIPELINE_NOT_FOUND'],
       [() => baton.jobs.claimNext({ pipeline: 'unknown', stage: 'x' }), 'PIPELINE_NOT_FOUND'],
       [() => baton.jobs.claimNext({ stage: 'unknown' }), 'STAGE_NOT_FOUND'],
-      [() => baton.jobs.cancelRun({ runId: '00000000-0000-7000-8000-000000000000' }), 'NOT_IMPLEMENTED'],
+      [() => baton.pipelines.getStats({}), 'NOT_IMPLEMENTED'],
+      [() => baton.jobs.cancelRun({ runId: '00000000-0000-7000-8000-000000000000' }), 'RUN_NOT_FOUND'],
     ] as const) {
       assert.equal((await failure(call())).reason, reason);
     }

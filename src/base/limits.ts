@@ -36,6 +36,8 @@ export const LIMITS = {
 
   // Calls.
   batchItems: 1000,
+  /** Runs that CancelRuns and RetryRuns change in one transaction. */
+  bulkStep: 500,
   claimRuns: 1000,
   claimWaitMaxMs: 50_000,
   pageSizeDefault: 50,

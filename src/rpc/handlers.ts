@@ -6,12 +6,23 @@ import type {
   MessageInitShape,
   MessageShape,
 } from '@bufbuild/protobuf';
-import type { JobService as JobServiceDesc } from '../../gen/baton/v1/job_service_pb.js';
+import type {
+  JobService as JobServiceDesc,
+  UpdateStatusRequest as UpdateStatusRequestMessage,
+} from '../../gen/baton/v1/job_service_pb.js';
 import type { PipelineService as PipelineServiceDesc } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { BatonError, invalidArgument } from '../base/errors.js';
-import type { CallContext, JobService, PipelineService, WatchStream } from '../service/api.js';
+import type {
+  CallContext,
+  JobService,
+  PipelineService,
+  UpdateStatusRequest,
+  WatchStream,
+} from '../service/api.js';
 import { pipelineFromProto, pipelineToProto } from './convert/pipeline.js';
 import * as requests from './convert/requests.js';
+import { filterFromProto } from './convert/filter.js';
+import { leaseResultToProto, updateResultToProto } from './convert/results.js';
 import { claimToProto, runToProto } from './convert/run.js';
 import { converting } from './convert/violations.js';
 import { eventToProto } from './convert/watch.js';
@@ -77,12 +88,41 @@ function jobHandlers(service: JobService): Handlers['job'] {
       const { run, cancelRequested, claims } = await service.updateStatus(input, call);
       return { run: runToProto(run), cancelRequested, claims: claims.map(claimToProto) };
     },
-    batchUpdateStatus: notImplemented('BatchUpdateStatus'),
-    extendLeases: notImplemented('ExtendLeases'),
-    cancelRun: notImplemented('CancelRun'),
-    cancelRuns: notImplemented('CancelRuns'),
-    retryRun: notImplemented('RetryRun'),
-    retryRuns: notImplemented('RetryRuns'),
+    async batchUpdateStatus(request, call) {
+      // Each item stands alone: one that cannot even be converted has its own error, and the others go on.
+      const items = request.requests.map((item, index) => updateItem(item, index));
+      const good = items.flatMap((item) => ('input' in item ? [item.input] : []));
+      const answers = (await service.batchUpdateStatus(good, call)).values();
+      const results = items.map((item) => ('input' in item ? answers.next().value : item));
+      return {
+        results: results.flatMap((result) => (result === undefined ? [] : [updateResultToProto(result)])),
+      };
+    },
+    async extendLeases(request, call) {
+      const input = converting((v) => requests.extendLeasesFromProto(request, v));
+      const results = await service.extendLeases(input, call);
+      return { results: results.map(leaseResultToProto) };
+    },
+    async cancelRun({ runId, reason }, call) {
+      return { run: runToProto(await service.cancelRun({ runId, reason }, call)) };
+    },
+    async cancelRuns(request, call) {
+      const filter = converting((v) => filterFromProto(request.filter, 'filter', v));
+      const counts = await service.cancelRuns({ filter, reason: request.reason }, call);
+      return {
+        matchedCount: BigInt(counts.matchedCount),
+        canceledCount: BigInt(counts.canceledCount),
+        cancelRequestedCount: BigInt(counts.cancelRequestedCount),
+      };
+    },
+    async retryRun({ runId, stage }, call) {
+      return { run: runToProto(await service.retryRun({ runId, stage }, call)) };
+    },
+    async retryRuns(request, call) {
+      const filter = converting((v) => filterFromProto(request.filter, 'filter', v));
+      const counts = await service.retryRuns({ filter, stage: request.stage }, call);
+      return { matchedCount: BigInt(counts.matchedCount), retriedCount: BigInt(counts.retriedCount) };
+    },
     async listRunEvents(request, call) {
       const input = requests.listRunEventsFromProto(request);
       const { events, nextPageToken } = await service.listRunEvents(input, call);
@@ -111,11 +151,30 @@ function pipelineHandlers(service: PipelineService): Handlers['pipeline'] {
       const { pipelines, nextPageToken } = await service.listPipelines({ pageSize, pageToken }, call);
       return { pipelines: pipelines.map(pipelineToProto), nextPageToken };
     },
-    deletePipeline: notImplemented('DeletePipeline'),
-    pausePipeline: notImplemented('PausePipeline'),
-    resumePipeline: notImplemented('ResumePipeline'),
+    async deletePipeline(request, call) {
+      await service.deletePipeline(request.name, call);
+      return {};
+    },
+    async pausePipeline({ name, stage }, call) {
+      return { pipeline: pipelineToProto(await service.pausePipeline({ name, stage }, call)) };
+    },
+    async resumePipeline({ name, stage }, call) {
+      return { pipeline: pipelineToProto(await service.resumePipeline({ name, stage }, call)) };
+    },
     getStats: notImplemented('GetStats'),
   };
+}
+
+function updateItem(
+  item: UpdateStatusRequestMessage,
+  index: number,
+): { readonly input: UpdateStatusRequest } | { readonly error: BatonError } {
+  try {
+    return { input: converting((v) => requests.updateStatusFromProto(item, `requests[${index}]`, v)) };
+  } catch (error) {
+    if (error instanceof BatonError) return { error };
+    throw error;
+  }
 }
 
 /** Stands where the service has no such call yet. */

@@ -110,6 +110,45 @@ export interface LeaseExtensionResult {
   readonly leaseExpireTime: Date | undefined;
 }
 
+export interface CancelRunRequest {
+  readonly runId: string;
+  readonly reason: string;
+}
+
+/** A change to all runs that match a filter. */
+export interface BulkRequest {
+  readonly filter: RunFilter;
+  readonly reason: string;
+}
+
+export interface CancelRunsResponse {
+  readonly matchedCount: number;
+  readonly canceledCount: number;
+  readonly cancelRequestedCount: number;
+}
+
+export interface RetryRunRequest {
+  readonly runId: string;
+  /** '' for the stage in which the run ended. */
+  readonly stage: string;
+}
+
+export interface RetryRunsRequest {
+  readonly filter: RunFilter;
+  readonly stage: string;
+}
+
+export interface RetryRunsResponse {
+  readonly matchedCount: number;
+  readonly retriedCount: number;
+}
+
+export interface PauseRequest {
+  readonly name: string;
+  /** '' for the whole pipeline. */
+  readonly stage: string;
+}
+
 export interface ListRunEventsRequest {
   readonly runId: string;
   readonly pageSize: number;
@@ -160,6 +199,15 @@ export interface JobService {
   listRuns(request: ListRunsRequest, call: CallContext): Promise<ListRunsResponse>;
   claimNext(request: ClaimNextRequest, call: CallContext): Promise<readonly Claim[]>;
   updateStatus(request: UpdateStatusRequest, call: CallContext): Promise<UpdateStatusResponse>;
+  batchUpdateStatus(
+    requests: readonly UpdateStatusRequest[],
+    call: CallContext,
+  ): Promise<readonly UpdateStatusResult[]>;
+  extendLeases(request: ExtendLeasesRequest, call: CallContext): Promise<readonly LeaseExtensionResult[]>;
+  cancelRun(request: CancelRunRequest, call: CallContext): Promise<Run>;
+  cancelRuns(request: BulkRequest, call: CallContext): Promise<CancelRunsResponse>;
+  retryRun(request: RetryRunRequest, call: CallContext): Promise<Run>;
+  retryRuns(request: RetryRunsRequest, call: CallContext): Promise<RetryRunsResponse>;
   listRunEvents(request: ListRunEventsRequest, call: CallContext): Promise<ListRunEventsResponse>;
   watchRuns(request: WatchRunsRequest, call: CallContext): Promise<WatchStream>;
 }
@@ -168,4 +216,7 @@ export interface PipelineService {
   putPipeline(definition: PipelineDefinition, call: CallContext): Promise<Pipeline>;
   getPipeline(name: string, call: CallContext): Promise<Pipeline>;
   listPipelines(request: ListPipelinesRequest, call: CallContext): Promise<ListPipelinesResponse>;
+  deletePipeline(name: string, call: CallContext): Promise<void>;
+  pausePipeline(request: PauseRequest, call: CallContext): Promise<Pipeline>;
+  resumePipeline(request: PauseRequest, call: CallContext): Promise<Pipeline>;
 }

@@ -1,7 +1,10 @@
-import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { PIPELINE_DEFAULTS } from '../run/pipeline.js';
 import type { Claim } from '../run/run.js';
+import type { Queryable } from '../store/pool.js';
+import type { ClaimSlot } from '../store/sql/claim_runs.js';
+import { findClaims } from '../store/sql/find_claims.js';
+import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { CallContext, ClaimNextRequest } from './api.js';
 import type { Claims } from './claims.js';
 import { Violations } from './validate.js';
@@ -18,7 +21,27 @@ export function validateClaim(found: Violations, request: ClaimNextRequest): voi
   found.requestId('request_id', request.requestId);
 }
 
+/** Where and for whom a request claims, with its defaults filled in. */
+export function claimTarget(request: ClaimNextRequest): { readonly key: StageKey; readonly slot: ClaimSlot } {
+  const { workerId, leaseMs, requestId } = request;
+  return {
+    key: {
+      pipeline: request.pipeline === '' ? PIPELINE_DEFAULTS.name : request.pipeline,
+      stage: request.stage,
+    },
+    slot: { workerId, leaseMs, requestId, maxRuns: request.maxRuns === 0 ? 1 : request.maxRuns },
+  };
+}
+
+/** The claims that this worker got under the same request_id before and still holds; a lost reply is made good so. */
+export async function rememberedClaims(db: Queryable, request: ClaimNextRequest): Promise<readonly Claim[]> {
+  if (request.requestId === '') return [];
+  const { key } = claimTarget(request);
+  return findClaims(db, { ...key, requestId: request.requestId, workerId: request.workerId });
+}
+
 export async function claimNext(
+  db: Queryable,
   claims: Claims,
   request: ClaimNextRequest,
   call: CallContext,
@@ -26,20 +49,8 @@ export async function claimNext(
   const found = new Violations();
   validateClaim(found, request);
   found.throwIfAny();
-  if (request.requestId !== '') {
-    throw new BatonError(
-      'NOT_IMPLEMENTED',
-      'ClaimNext does not remember a request_id yet; leave the field empty',
-    );
-  }
-  return claims.claim(
-    { pipeline: request.pipeline === '' ? PIPELINE_DEFAULTS.name : request.pipeline, stage: request.stage },
-    {
-      workerId: request.workerId,
-      leaseMs: request.leaseMs,
-      maxRuns: request.maxRuns === 0 ? 1 : request.maxRuns,
-    },
-    request.waitMs,
-    call.signal,
-  );
+  const remembered = await rememberedClaims(db, request);
+  if (remembered.length > 0) return remembered;
+  const { key, slot } = claimTarget(request);
+  return claims.claim(key, slot, request.waitMs, call.signal);
 }

@@ -206,7 +206,10 @@ export class Claims {
       const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
       // Got all that was asked for: there may be more, whatever was announced.
       if (found === asked) queue.work += Math.max(announced - found, 1);
-      if (!result.stageKnown) refuseAll(queue, batch, result.pipelineKnown);
+      if (!result.stageKnown) {
+        const error = unknownStage(queue, result.pipelineKnown);
+        for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
+      }
       batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
@@ -277,18 +280,25 @@ function takeBatch(queue: StageQueue): Waiter[] {
   return batch;
 }
 
-function refuseAll(queue: StageQueue, batch: readonly Waiter[], pipelineKnown: boolean): void {
-  const { pipeline, stage } = queue;
-  const error = pipelineKnown
+function unknownStage({ pipeline, stage }: StageKey, pipelineKnown: boolean): BatonError {
+  return pipelineKnown
     ? new BatonError(
         'STAGE_NOT_FOUND',
         `pipeline ${JSON.stringify(pipeline)} has no stage ${JSON.stringify(stage)}`,
-        {
-          metadata: { pipeline, stage },
-        },
+        { metadata: { pipeline, stage } },
       )
     : new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(pipeline)}`, {
         metadata: { pipeline },
       });
-  for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
+}
+
+/**
+ * Claims for one worker inside a transaction of the caller, without waiting.
+ *
+ * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND
+ */
+export async function claimAtOnce(tx: Queryable, key: StageKey, slot: ClaimSlot): Promise<readonly Claim[]> {
+  const result = await claimRuns(tx, key.pipeline, key.stage, [slot]);
+  if (!result.stageKnown) throw unknownStage(key, result.pipelineKnown);
+  return result.claims[0] ?? [];
 }

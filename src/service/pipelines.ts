@@ -11,8 +11,10 @@ import {
   getPipeline as selectPipeline,
   listPipelines as selectPipelines,
 } from '../store/sql/get_pipelines.js';
+import { deletePipeline as removePipeline } from '../store/sql/delete_pipeline.js';
+import { pausePipeline, pauseStage } from '../store/sql/pause_pipeline.js';
 import { putPipeline as writePipeline } from '../store/sql/put_pipeline.js';
-import type { ListPipelinesRequest, ListPipelinesResponse } from './api.js';
+import type { ListPipelinesRequest, ListPipelinesResponse, PauseRequest } from './api.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
 import { Violations } from './validate.js';
 
@@ -105,16 +107,18 @@ export async function putPipeline(pool: Pool, definition: PipelineDefinition): P
   });
 }
 
+function pipelineNotFound(name: string): BatonError {
+  return new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(name)}`, {
+    metadata: { pipeline: name },
+  });
+}
+
 export async function getPipeline(pool: Pool, name: string): Promise<Pipeline> {
   const found = new Violations();
   found.name('name', name);
   found.throwIfAny();
   const pipeline = await selectPipeline(pool, name);
-  if (pipeline === undefined) {
-    throw new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(name)}`, {
-      metadata: { pipeline: name },
-    });
-  }
+  if (pipeline === undefined) throw pipelineNotFound(name);
   return pipeline;
 }
 
@@ -136,4 +140,46 @@ export async function listPipelines(
   const pipelines = rows.slice(0, pageSize);
   const last = rows.length > pageSize ? pipelines.at(-1) : undefined;
   return { pipelines, nextPageToken: last === undefined ? '' : encodePageToken(last.name, 'pipelines') };
+}
+
+/** Deletes a pipeline without open runs; the runs that have ended stay. */
+export async function deletePipeline(pool: Pool, name: string): Promise<void> {
+  const found = new Violations();
+  found.name('name', name);
+  found.throwIfAny();
+  const openRuns = await pool.transaction((tx) => removePipeline(tx, name));
+  if (openRuns === undefined) throw pipelineNotFound(name);
+  if (openRuns > 0) {
+    throw new BatonError(
+      'PIPELINE_IN_USE',
+      `pipeline ${JSON.stringify(name)} has open runs: cancel or finish them first`,
+      {
+        metadata: { pipeline: name },
+      },
+    );
+  }
+}
+
+/** Stops the claims of a pipeline or of one of its stages, or lets them go on. Creates go on in any case. */
+export async function setPaused(pool: Pool, request: PauseRequest, paused: boolean): Promise<Pipeline> {
+  const found = new Violations();
+  found.name('name', request.name);
+  if (request.stage !== '') found.name('stage', request.stage);
+  found.throwIfAny();
+  const { name, stage } = request;
+  if (stage === '') {
+    await pausePipeline(pool, name, paused);
+  } else if (
+    !(await pauseStage(pool, name, stage, paused)) &&
+    (await selectPipeline(pool, name)) !== undefined
+  ) {
+    throw new BatonError(
+      'STAGE_NOT_FOUND',
+      `pipeline ${JSON.stringify(name)} has no stage ${JSON.stringify(stage)}`,
+      {
+        metadata: { pipeline: name, stage },
+      },
+    );
+  }
+  return getPipeline(pool, name);
 }

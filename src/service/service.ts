@@ -6,15 +6,19 @@ import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
 import { LogTail, readLogPage } from '../watch/tail.js';
 import type { JobService, PipelineService } from './api.js';
+import { batchUpdateStatus } from './batch_update_status.js';
+import { cancelRun, cancelRuns } from './cancel_runs.js';
 import { claimNext } from './claim_next.js';
 import { Claims } from './claims.js';
 import { CreateRuns } from './create_run.js';
+import { extendLeases } from './extend_leases.js';
 import { getRun } from './get_run.js';
 import { Housekeeping } from './housekeeping.js';
 import { listRunEvents } from './list_run_events.js';
 import { listRuns } from './list_runs.js';
-import { getPipeline, listPipelines, putPipeline } from './pipelines.js';
+import { deletePipeline, getPipeline, listPipelines, putPipeline, setPaused } from './pipelines.js';
 import { Retention, type RetentionPolicy } from './retention.js';
+import { retryRun, retryRuns } from './retry_runs.js';
 import { updateStatus } from './update_status.js';
 import { watchRuns } from './watch_runs.js';
 
@@ -91,8 +95,14 @@ export function createService({
       batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
       getRun: (id) => getRun(pool, id),
       listRuns: (request) => listRuns(pool, request),
-      claimNext: (request, call) => claimNext(claims, request, call),
-      updateStatus: (request, call) => updateStatus(pool, request, call),
+      claimNext: (request, call) => claimNext(pool, claims, request, call),
+      updateStatus: (request, call) => updateStatus(pool, claims, request, call),
+      batchUpdateStatus: (requests, call) => batchUpdateStatus(pool, log, requests, call),
+      extendLeases: (request, call) => extendLeases(pool, request, call),
+      cancelRun: (request) => cancelRun(pool, request),
+      cancelRuns: (request, call) => cancelRuns(pool, request, call),
+      retryRun: (request) => retryRun(pool, request),
+      retryRuns: (request, call) => retryRuns(pool, request, call),
       listRunEvents: (request) => listRunEvents(pool, request),
       watchRuns: (request, call) => watchRuns(pool, hub, request, call),
     },
@@ -100,6 +110,9 @@ export function createService({
       putPipeline: (definition) => putPipeline(pool, definition),
       getPipeline: (name) => getPipeline(pool, name),
       listPipelines: (request) => listPipelines(pool, request),
+      deletePipeline: (name) => deletePipeline(pool, name),
+      pausePipeline: (request) => setPaused(pool, request, true),
+      resumePipeline: (request) => setPaused(pool, request, false),
     },
     start() {
       listener?.start();

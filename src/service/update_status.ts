@@ -2,18 +2,21 @@ import { BatonError, throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { allowedStatuses, type Pipeline } from '../run/pipeline.js';
 import { endedBy, RESERVED_ERROR_CODES } from '../run/lease_end.js';
-import type { Run } from '../run/run.js';
+import type { Claim, Run } from '../run/run.js';
 import { decodeLeaseToken, type LeaseKey } from '../store/lease_token.js';
-import type { Queryable } from '../store/pool.js';
+import type { Pool, Queryable } from '../store/pool.js';
 import { findLeaseEnd } from '../store/sql/find_lease_end.js';
 import { getPipeline } from '../store/sql/get_pipelines.js';
 import { getRun } from '../store/sql/get_run.js';
 import { isLeaseLive, updateRuns, type RunUpdate } from '../store/sql/update_runs.js';
-import type { CallContext, UpdateStatusRequest, UpdateStatusResponse } from './api.js';
+import type { CallContext, ClaimNextRequest, UpdateStatusRequest, UpdateStatusResponse } from './api.js';
+import { claimTarget, rememberedClaims, validateClaim } from './claim_next.js';
+import { claimAtOnce, type Claims } from './claims.js';
 import { runNotFound } from './get_run.js';
 import { Violations } from './validate.js';
 
-function validate(found: Violations, request: UpdateStatusRequest): void {
+/** Collects what is wrong with an update by itself; what does not fit the run is found when it is applied. */
+export function validateUpdate(found: Violations, request: UpdateStatusRequest): void {
   found.uuid('run_id', request.runId);
   if (request.leaseToken === '') found.add('lease_token', 'is required');
   if (request.status === '') found.add('status', 'is required');
@@ -33,7 +36,7 @@ function validate(found: Violations, request: UpdateStatusRequest): void {
   }
 }
 
-function toUpdate(request: UpdateStatusRequest, lease: LeaseKey): RunUpdate {
+export function toUpdate(request: UpdateStatusRequest, lease: LeaseKey): RunUpdate {
   return {
     runId: request.runId,
     lease,
@@ -49,7 +52,7 @@ function toUpdate(request: UpdateStatusRequest, lease: LeaseKey): RunUpdate {
   };
 }
 
-function leaseLost(runId: string): BatonError {
+export function leaseLost(runId: string): BatonError {
   return new BatonError('LEASE_LOST', `the lease of run ${runId} is no longer held under this token`, {
     metadata: { run_id: runId },
   });
@@ -77,7 +80,11 @@ function checkBelongings(request: UpdateStatusRequest, pipeline: Pipeline, stage
  * @returns the run, when this very update was made before and its reply was lost
  * @throws BatonError RUN_NOT_FOUND, STATUS_NOT_ALLOWED with the statuses that were allowed, INVALID_ARGUMENT, LEASE_LOST
  */
-async function explainRefusal(db: Queryable, request: UpdateStatusRequest, lease: LeaseKey): Promise<Run> {
+export async function explainRefusal(
+  db: Queryable,
+  request: UpdateStatusRequest,
+  lease: LeaseKey,
+): Promise<Run> {
   const run = await getRun(db, request.runId);
   if (run === undefined) throw runNotFound(request.runId);
   const pipeline = await getPipeline(db, run.pipeline);
@@ -105,25 +112,65 @@ async function explainRefusal(db: Queryable, request: UpdateStatusRequest, lease
   throw leaseLost(run.id);
 }
 
-/** Moves a claimed run by the rule that the reported status names. */
+/** @returns the run as it is after the update, or after the first time this same update was made */
+async function apply(db: Queryable, request: UpdateStatusRequest): Promise<Run> {
+  const lease = decodeLeaseToken(request.leaseToken);
+  if (lease === undefined) throw leaseLost(request.runId);
+  const [updated] = await updateRuns(db, [toUpdate(request, lease)]);
+  return updated ?? (await explainRefusal(db, request, lease));
+}
+
+/** Moves a claimed run by the rule that the reported status names, and claims the next one with it if asked to. */
 export async function updateStatus(
-  db: Queryable,
+  pool: Pool,
+  claims: Claims,
   request: UpdateStatusRequest,
   call: CallContext,
 ): Promise<UpdateStatusResponse> {
   const found = new Violations();
-  validate(found, request);
+  validateUpdate(found, request);
+  const next = request.claimNext;
+  if (next !== undefined) validateClaim(found.at('claim_next'), next);
   found.throwIfAny();
-  if (request.claimNext !== undefined) {
-    throw new BatonError(
-      'NOT_IMPLEMENTED',
-      'claim_next is not built yet; leave the field out and call ClaimNext',
-    );
-  }
-  const lease = decodeLeaseToken(request.leaseToken);
-  if (lease === undefined) throw leaseLost(request.runId);
   throwIfAborted(call.signal);
-  const [updated] = await updateRuns(db, [toUpdate(request, lease)]);
-  const run = updated ?? (await explainRefusal(db, request, lease));
-  return { run, cancelRequested: run.cancelRequested, claims: [] };
+  if (next === undefined) {
+    const run = await apply(pool, request);
+    return { run, cancelRequested: run.cancelRequested, claims: [] };
+  }
+  const { key, slot } = claimTarget(next);
+  const { run, claimed } = await pool.transaction(async (tx) => ({
+    run: await apply(tx, request),
+    claimed: await orElse(await rememberedClaims(tx, next), () => claimAtOnce(tx, key, slot)),
+  }));
+  // The claims would reach nobody now.
+  if (call.signal.aborted && claimed.length > 0) await claims.handBack(claimed);
+  throwIfAborted(call.signal);
+  const waits = claimed.length === 0 && next.waitMs > 0;
+  return {
+    run,
+    cancelRequested: run.cancelRequested,
+    claims: waits ? await waitForClaims(claims, next, call) : claimed,
+  };
+}
+
+async function orElse(
+  remembered: readonly Claim[],
+  claim: () => Promise<readonly Claim[]>,
+): Promise<readonly Claim[]> {
+  return remembered.length > 0 ? remembered : claim();
+}
+
+/** The update is committed by now, so whatever becomes of the wait, the caller has to hear of the update. */
+async function waitForClaims(
+  claims: Claims,
+  next: ClaimNextRequest,
+  call: CallContext,
+): Promise<readonly Claim[]> {
+  const { key, slot } = claimTarget(next);
+  try {
+    return await claims.claim(key, slot, next.waitMs, call.signal);
+  } catch (error) {
+    if (call.signal.aborted || !(error instanceof BatonError)) throw error;
+    return [];
+  }
 }

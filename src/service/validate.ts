@@ -1,4 +1,4 @@
-import { invalidArgument, type FieldViolation } from '../base/errors.js';
+import { invalidArgument, type BatonError, type FieldViolation } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { RunFilter } from '../run/filter.js';
 import type { JsonObject } from '../run/run.js';
@@ -33,9 +33,14 @@ export class Violations {
     this.#found.push({ field: this.#prefix + field, description });
   }
 
+  /** INVALID_ARGUMENT with every violation. */
+  error(): BatonError {
+    return invalidArgument(this.#found);
+  }
+
   /** @throws BatonError INVALID_ARGUMENT with every violation, if there is any */
   throwIfAny(): void {
-    if (this.#found.length > 0) throw invalidArgument(this.#found);
+    if (this.#found.length > 0) throw this.error();
   }
 
   /** Free text. Postgres stores neither U+0000 nor half of a surrogate pair. */

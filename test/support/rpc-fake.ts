@@ -64,6 +64,12 @@ export function fakeJobs(calls: Partial<JobService> = {}): JobService {
     listRuns: missing,
     claimNext: missing,
     updateStatus: missing,
+    batchUpdateStatus: missing,
+    extendLeases: missing,
+    cancelRun: missing,
+    cancelRuns: missing,
+    retryRun: missing,
+    retryRuns: missing,
     listRunEvents: missing,
     watchRuns: missing,
     ...calls,
@@ -72,7 +78,15 @@ export function fakeJobs(calls: Partial<JobService> = {}): JobService {
 
 export function fakePipelines(calls: Partial<PipelineService> = {}): PipelineService {
   const missing = (): Promise<never> => Promise.reject(new BatonError('NOT_IMPLEMENTED', 'not in this test'));
-  return { putPipeline: missing, getPipeline: missing, listPipelines: missing, ...calls };
+  return {
+    putPipeline: missing,
+    getPipeline: missing,
+    listPipelines: missing,
+    deletePipeline: missing,
+    pausePipeline: missing,
+    resumePipeline: missing,
+    ...calls,
+  };
 }
 
 /** A stream that gives what a test pushes, or makes messages without end, and counts what was pulled. */

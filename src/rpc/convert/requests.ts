@@ -2,6 +2,8 @@ import type * as pb from '../../../gen/baton/v1/job_service_pb.js';
 import type {
   ClaimNextRequest,
   CreateRunRequest,
+  ExtendLeasesRequest,
+  LeaseExtension,
   ListRunEventsRequest,
   ListRunsRequest,
   UpdateError,
@@ -102,5 +104,26 @@ export function watchRunsFromProto(request: pb.WatchRunsRequest, violations: Vio
     includePayload,
     untilTerminal,
     bookmarkIntervalMs: durationToMs(request.bookmarkInterval, 'bookmark_interval', violations) ?? 0,
+  };
+}
+
+function leaseFromProto(lease: pb.LeaseExtension, path: string, violations: Violations): LeaseExtension {
+  const { runId, leaseToken, statusMessage } = lease;
+  return {
+    runId,
+    leaseToken,
+    progress: optionalFinite(lease.progress, at(path, 'progress'), violations),
+    statusMessage,
+    checkpoint: structToJson(lease.checkpoint, at(path, 'checkpoint'), violations),
+  };
+}
+
+export function extendLeasesFromProto(
+  request: pb.ExtendLeasesRequest,
+  violations: Violations,
+): ExtendLeasesRequest {
+  return {
+    leases: request.leases.map((lease, index) => leaseFromProto(lease, `leases[${index}]`, violations)),
+    leaseMs: durationToMs(request.leaseDuration, 'lease_duration', violations) ?? 0,
   };
 }

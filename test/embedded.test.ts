@@ -36,7 +36,9 @@ import {
   leftProcesses,
   linuxOnly,
   NOBODY,
+  ORDINARY,
   query,
+  nobodyOnly,
   rootOnly,
   start,
   startChild,
@@ -355,7 +357,7 @@ describe('embedded PostgreSQL', () => {
       assert.match(await readFile(`/proc/${pid}/status`, 'utf8'), new RegExp(`^Uid:\\t${uid}\\t`, 'm'));
     });
 
-    test('the owner of an existing cluster runs it', async (t) => {
+    test('the owner of an existing cluster runs it', nobodyOnly, async (t) => {
       const dir = await temporaryDir(t);
       await chown(dir, NOBODY.uid, NOBODY.gid);
       const dataDir = join(dir, 'data');
@@ -371,12 +373,12 @@ describe('embedded PostgreSQL', () => {
   });
 
   describe('as an ordinary user', () => {
-    const asNobody = isRoot ? NOBODY : {};
+    const asNobody = ORDINARY ?? {};
 
     test('any path, relative to any working directory', async (t) => {
       const home = join(await temporaryDir(t), 'größe "x" it\'s $HOME `id`');
       await mkdir(home);
-      if (isRoot) await chown(home, NOBODY.uid, NOBODY.gid);
+      if (ORDINARY !== undefined) await chown(home, NOBODY.uid, NOBODY.gid);
       const child = startChild(
         t,
         { dataDir: 'a b/.baton', settings: FAST },
@@ -387,7 +389,7 @@ describe('embedded PostgreSQL', () => {
       assert.equal(row?.['data_directory'], join(await realpath(home), 'a b/.baton/postgres'));
     });
 
-    test('a package that lacks its links and cannot be written runs from a copy', rootOnly, async (t) => {
+    test('a package that lacks its links and cannot be written runs from a copy', nobodyOnly, async (t) => {
       const dir = await temporaryDir(t);
       const nativeDir = await copyPackage(join(dir, 'package'));
       await removeLinks(nativeDir);
@@ -404,7 +406,7 @@ describe('embedded PostgreSQL', () => {
       assert.ok((await readdir(homeless.dataDir)).some((name) => name.startsWith('postgresql-18')));
     });
 
-    test('no right to write is said plainly', rootOnly, async (t) => {
+    test('no right to write is said plainly', nobodyOnly, async (t) => {
       const dir = await temporaryDir(t);
       const { error } = await startChild(t, { dataDir: join(dir, 'data') }, { ...NOBODY, env: { HOME: dir } })
         .report;

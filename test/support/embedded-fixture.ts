@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -29,6 +29,18 @@ export const linuxOnly = process.platform === 'linux' ? {} : { skip: 'needs /pro
 
 /** Node as an ordinary user, as far as there is one to become. */
 export const NOBODY = { uid: 65_534, gid: 65_534 };
+
+/** Whether an ordinary user can run the compiled code, which he cannot below a home that is closed to others. */
+const nobodyGetsHere = isRoot && spawnSync('/bin/sh', ['-c', 'test -r "$0"', CHILD], NOBODY).status === 0;
+
+/** Who runs what is meant for an ordinary user: somebody else for root, where that works, or oneself. */
+export const ORDINARY = nobodyGetsHere ? NOBODY : undefined;
+
+/** Not skipped where everything is required: there, a checkout that is closed to others is a mistake. */
+export const nobodyOnly =
+  nobodyGetsHere || (isRoot && process.env['BATON_REQUIRE_ALL'] === '1')
+    ? {}
+    : { skip: isRoot ? 'needs a checkout that other users may read' : 'needs root, to become another user' };
 
 export type Options = Omit<EmbeddedPostgresOptions, 'log' | 'dataDir'> & { dataDir?: string };
 
@@ -96,7 +108,15 @@ export function startChild(
   const [file, ...args] = [...wrapper, process.execPath, CHILD, JSON.stringify(options)];
   const child = spawn(file ?? process.execPath, args, { ...rest, stdio: ['ignore', 'pipe', 'inherit'] });
   const gone = once(child, 'exit');
-  const report = once(createInterface(child.stdout), 'line').then(([line]): ChildReport => JSON.parse(line));
+  const failed = gone.then(([code, signal]): never => {
+    throw new Error(`the child ended without a report (code ${code}, signal ${signal})`);
+  });
+  const report = Promise.race([
+    once(createInterface(child.stdout), 'line').then(([line]): ChildReport => JSON.parse(line)),
+    failed,
+  ]);
+  // A child whose report nobody asks for may end as it likes.
+  report.catch(() => {});
   const end = async (signal: NodeJS.Signals) => {
     child.kill(signal);
     await gone;

@@ -241,7 +241,8 @@ begin
       select p.initial_status into new.status from baton.pipelines p where p.name = new.pipeline;
     end if;
     new.version := 1;
-    new.create_time := pg_catalog.clock_timestamp();
+    -- The time of the statement: runs of one batch are claimed in the order of their ids, not in that of their rows.
+    new.create_time := pg_catalog.statement_timestamp();
     new.update_time := new.create_time;
     new.claimable_time := greatest(new.create_time, new.schedule_time);
   else

@@ -180,11 +180,13 @@ describeOnEveryPostgres('statements', (open) => {
         assert.deepEqual(await claimRuns(db.pool, 'ci', 'nope', slots), {
           pipelineKnown: true,
           stageKnown: false,
+          stageLimited: false,
           claims: [[]],
         });
         assert.deepEqual(await claimRuns(db.pool, 'nope', 'run', slots), {
           pipelineKnown: false,
           stageKnown: false,
+          stageLimited: false,
           claims: [[]],
         });
         assert.deepEqual(heldIds(await claim(db.pool, 'initialize')), [run?.id]);
@@ -877,8 +879,8 @@ describeOnEveryPostgres('statements', (open) => {
         assert.deepEqual(
           [...work].sort((a, b) => b.runs - a.runs),
           [
-            { pipeline: 'ci', stage: 'initialize', runs: 3 },
-            { pipeline: 'ci', stage: 'run', runs: 1 },
+            { pipeline: 'ci', stage: 'initialize', runs: 3, freed: 1 },
+            { pipeline: 'ci', stage: 'run', runs: 1, freed: 0 },
           ],
         );
         await claimOne(db.pool);
@@ -967,7 +969,7 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
-      'batches with the same request ids in opposite order do not fail, although they wait for each other in a circle',
+      'batches with the same request ids in opposite order do not wait for each other in a circle',
       fresh(open, async (db) => {
         const creates = new CreateRuns(db.pool);
         for (let round = 0; round < 10; round += 1) {

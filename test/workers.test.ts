@@ -312,4 +312,71 @@ describeOnEveryPostgres('what workers and operators do to runs', (open) => {
     await waitFor(ended, 'the attempt to time out', 6000);
     assert.equal((await baton.jobs.getRun({ id })).run?.error?.code, 'ATTEMPT_TIMED_OUT');
   });
+
+  void test('max_active and max_active_per_key are never exceeded, by several servers, and room is used at once', async () => {
+    const other = await startTestServer(database.url);
+    const servers = [baton, other];
+    const stage = { name: 's', processingStatus: 'at', doneStatus: 'done', maxActive: 5, maxActivePerKey: 2 };
+    await baton.pipelines.putPipeline({ pipeline: { name: 'p', stages: [stage] } });
+    const total = 60;
+    const requests = Array.from({ length: total }, (_, n) => ({
+      pipeline: 'p',
+      repository: `repo-${n < 40 ? 0 : n % 4}`,
+    }));
+    await baton.jobs.batchCreateRuns({ requests });
+    let finished = 0;
+    const work = async (index: number): Promise<void> => {
+      const { jobs } = servers[index % 2] ?? baton;
+      while (finished < total) {
+        const { claims } = await jobs.claimNext({ pipeline: 'p', stage: 's', wait: { nanos: 500_000_000 } });
+        for (const held of claims) {
+          await jobs.updateStatus({ ...tokenOf(held), status: 'done' });
+          finished += 1;
+        }
+      }
+    };
+    await within(
+      Promise.all(Array.from({ length: 16 }, (_, index) => work(index))),
+      'all runs to finish',
+      60_000,
+    );
+    await other.stop();
+    // The log says how many were at work after each change.
+    const events = await database.pool.query<{ run_id: string; repository: string; state: string }>(
+      `select run_id::text, repository, state::text from baton.run_events where pipeline = 'p' order by revision`,
+    );
+    const active = new Map<string, string>();
+    let most = 0;
+    let mostOfKey = 0;
+    for (const event of events) {
+      if (event.state === 'ACTIVE') active.set(event.run_id, event.repository);
+      else active.delete(event.run_id);
+      most = Math.max(most, active.size);
+      const ofKey = [...active.values()].filter((repository) => repository === event.repository).length;
+      mostOfKey = Math.max(mostOfKey, ofKey);
+    }
+    assert.deepEqual(
+      [finished, most <= 5, mostOfKey <= 2],
+      [total, true, true],
+      `${most} at once, ${mostOfKey} of one key`,
+    );
+    assert.ok(most >= 3 && mostOfKey === 2, 'the limits were reached');
+  });
+
+  void test('a call that waits for room is answered when a run leaves the stage', async () => {
+    const stage = { name: 's', processingStatus: 'at', doneStatus: 'done', maxActive: 1 };
+    await baton.pipelines.putPipeline({ pipeline: { name: 'p', stages: [stage] } });
+    await baton.jobs.batchCreateRuns({ requests: [{ pipeline: 'p' }, { pipeline: 'p' }] });
+    const { claims } = await baton.jobs.claimNext({ pipeline: 'p', stage: 's', maxRuns: 2 });
+    assert.equal(claims.length, 1);
+    const waiting = baton.jobs.claimNext({ pipeline: 'p', stage: 's', wait: { seconds: 30n } });
+    await waitFor(() => baton.server.service.claims.waiting === 1, 'the claim to wait');
+    assert.ok(claims[0]);
+    const answer = await baton.jobs.updateStatus({
+      ...tokenOf(claims[0]),
+      status: 'done',
+    });
+    assert.equal(answer.run?.state, RunState.SUCCEEDED);
+    assert.equal((await within(waiting, 'the claim that waits for room', 5000)).claims.length, 1);
+  });
 });

@@ -4,11 +4,12 @@ import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import type { Claim } from '../run/run.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
-import type { Queryable } from '../store/pool.js';
-import { claimRuns, type ClaimSlot } from '../store/sql/claim_runs.js';
+import type { Pool, Queryable } from '../store/pool.js';
+import { claimRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
+import { findCandidates, lockRoom, type ClaimPlace } from '../store/sql/stage_room.js';
 
 /** One ClaimNext call that has not been answered yet. */
 interface Waiter {
@@ -33,10 +34,12 @@ interface StageQueue extends StageKey {
   /** Runs that are known to wait and have not been looked for yet. */
   work: number;
   running: boolean;
+  /** The stage has limits: claims are chosen under its lock, and a run that leaves it makes room for another. */
+  limited: boolean;
 }
 
 export interface ClaimsOptions {
-  readonly db: Queryable;
+  readonly pool: Pool;
   readonly clock: Clock;
   readonly log: Logger;
   /** Told when a call begins to wait, so that somebody watches the log for it. */
@@ -140,9 +143,11 @@ export class Claims {
       for (const queue of this.#queues.values()) this.#addWork(queue, 1);
       return;
     }
-    for (const { pipeline, stage, runs } of work) {
+    for (const { pipeline, stage, runs, freed } of work) {
       const queue = this.#queues.get(keyOf({ pipeline, stage }));
-      if (queue !== undefined) this.#addWork(queue, runs);
+      if (queue === undefined) continue;
+      if (queue.limited) this.#addWork(queue, runs + freed);
+      else if (runs > 0) this.#addWork(queue, runs);
     }
   }
 
@@ -162,6 +167,7 @@ export class Claims {
         parked: new Set(),
         work: 0,
         running: false,
+        limited: false,
       };
       this.#queues.set(name, queue);
     }
@@ -197,10 +203,8 @@ export class Claims {
     queue.work = 0;
     const asked = batch.reduce((sum, waiter) => sum + waiter.slot.maxRuns, 0);
     try {
-      const result = await claimRuns(
-        this.#options.db,
-        queue.pipeline,
-        queue.stage,
+      const result = await this.#claim(
+        queue,
         batch.map((waiter) => waiter.slot),
       );
       const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
@@ -221,6 +225,18 @@ export class Claims {
     }
   }
 
+  async #claim(queue: StageQueue, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
+    const { pool } = this.#options;
+    if (!queue.limited) {
+      const result = await claimRuns(pool, queue.pipeline, queue.stage, slots);
+      queue.limited = result.stageLimited;
+      if (!queue.limited) return result;
+    }
+    const result = await pool.transaction((tx) => claimWithin(tx, queue, slots));
+    queue.limited = result.stageLimited;
+    return result;
+  }
+
   #deliver(waiter: Waiter, claims: readonly Claim[]): void {
     if (claims.length > 0) {
       if (waiter.open) waiter.answer(claims);
@@ -236,7 +252,7 @@ export class Claims {
       const lease = decodeLeaseToken(leaseToken);
       return lease === undefined ? [] : [{ runId: run.id, lease }];
     });
-    const work = releaseClaims(this.#options.db, leases).then(
+    const work = releaseClaims(this.#options.pool, leases).then(
       () => undefined,
       (error: unknown) =>
         this.#options.log.warn({ err: error, runs: leases.length }, 'claims could not be handed back'),
@@ -292,13 +308,38 @@ function unknownStage({ pipeline, stage }: StageKey, pipelineKnown: boolean): Ba
       });
 }
 
+/** Candidates that are looked at in one step, and at most, for a claim in a stage with limits. */
+const CANDIDATES_STEP = 500;
+const CANDIDATES_MAX = 20_000;
+
+/**
+ * Claims in a stage with limits, inside a transaction of the caller. One claim at a time in the whole cluster chooses
+ * from the runs in claim order what the limits leave room for; what a key has no room for is passed over. Among more
+ * than `CANDIDATES_MAX` runs of keys that are full, those behind wait until one of the keys gets room.
+ */
+async function claimWithin(tx: Queryable, key: StageKey, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
+  const room = await lockRoom(tx, key);
+  const wanted = slots.reduce((sum, slot) => sum + slot.maxRuns, 0);
+  const chosen: string[] = [];
+  let place: ClaimPlace | undefined;
+  for (let seen = 0; seen < CANDIDATES_MAX && chosen.length < wanted && !room.isFull;) {
+    const { candidates, last } = await findCandidates(tx, key, place, CANDIDATES_STEP);
+    chosen.push(...room.take(candidates, wanted - chosen.length));
+    if (candidates.length < CANDIDATES_STEP) break;
+    seen += candidates.length;
+    place = last;
+  }
+  return claimRuns(tx, key.pipeline, key.stage, slots, chosen);
+}
+
 /**
  * Claims for one worker inside a transaction of the caller, without waiting.
  *
  * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND
  */
 export async function claimAtOnce(tx: Queryable, key: StageKey, slot: ClaimSlot): Promise<readonly Claim[]> {
-  const result = await claimRuns(tx, key.pipeline, key.stage, [slot]);
-  if (!result.stageKnown) throw unknownStage(key, result.pipelineKnown);
+  const unlimited = await claimRuns(tx, key.pipeline, key.stage, [slot]);
+  if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
+  const result = unlimited.stageLimited ? await claimWithin(tx, key, [slot]) : unlimited;
   return result.claims[0] ?? [];
 }

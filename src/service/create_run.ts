@@ -114,24 +114,6 @@ async function unknownPipeline(db: Queryable, requests: readonly CreateRunReques
   );
 }
 
-const DEADLOCK = '40P01';
-const DEADLOCK_TRIES = 3;
-
-/**
- * Two batches with the same request ids in different orders wait for each other. PostgreSQL ends one of them, which has
- * written nothing and can go again; sorting by request id instead would give up the order of the runs.
- */
-async function retryDeadlock<T>(work: () => Promise<T>): Promise<T> {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await work();
-    } catch (error) {
-      const cause = error instanceof BatonError ? (error.cause as { code?: unknown } | undefined) : undefined;
-      if (cause?.code !== DEADLOCK || attempt === DEADLOCK_TRIES) throw error;
-    }
-  }
-}
-
 export class CreateRuns {
   readonly #pool: Pool;
 
@@ -168,9 +150,7 @@ export class CreateRuns {
     try {
       // One statement commits by itself; only a batch with request ids can turn out to be refused after it.
       const alone = runs.length === 1 || runs.every((run) => run.requestId === '');
-      return await retryDeadlock(() =>
-        alone ? insert(this.#pool, runs) : this.#pool.transaction((tx) => insert(tx, runs)),
-      );
+      return await (alone ? insert(this.#pool, runs) : this.#pool.transaction((tx) => insert(tx, runs)));
     } catch (error) {
       if (violates(error, 'runs_pipeline_exists')) throw await unknownPipeline(this.#pool, requests);
       throw error;

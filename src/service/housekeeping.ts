@@ -67,6 +67,6 @@ export class Housekeeping {
     const { stages } = claims;
     if (stages.length === 0) return;
     const due = await findDueStages(db, stages);
-    claims.announce(due.map((key) => ({ ...key, runs: 1 })));
+    claims.announce(due.map((key) => ({ ...key, runs: 1, freed: 0 })));
   }
 }

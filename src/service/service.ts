@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import type { Metric } from '../base/metrics.js';
 import type { Pool } from '../store/pool.js';
 import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
@@ -12,6 +13,7 @@ import { claimNext } from './claim_next.js';
 import { Claims } from './claims.js';
 import { CreateRuns } from './create_run.js';
 import { extendLeases } from './extend_leases.js';
+import { CallCounts, counted, DatabaseReading, serviceMetrics } from './gauges.js';
 import { getRun } from './get_run.js';
 import { Housekeeping } from './housekeeping.js';
 import { listRunEvents } from './list_run_events.js';
@@ -40,6 +42,8 @@ export interface Service {
   readonly pipelines: PipelineService;
   readonly hub: Hub;
   readonly claims: Claims;
+  /** What this service shows of itself. */
+  readonly metrics: readonly Metric[];
   start(): void;
   /** Answers what waits, ends the streams with a last token, and lets go of the database. */
   stop(): Promise<void>;
@@ -64,7 +68,7 @@ export function createService({
     onDemand: () => tail.ring(),
     limits: streams,
   });
-  const claims: Claims = new Claims({ db: pool, clock, log, onWaiting: () => tail.ring() });
+  const claims: Claims = new Claims({ pool, clock, log, onWaiting: () => tail.ring() });
   const tail = new LogTail({
     db: watchPool,
     hub,
@@ -86,26 +90,37 @@ export function createService({
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
+  const counts = new CallCounts();
+  const jobs: JobService = {
+    createRun: (request, call) => creates.createRun(request, call),
+    batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
+    getRun: (id) => getRun(pool, id),
+    listRuns: (request) => listRuns(pool, request),
+    claimNext: (request, call) => claimNext(pool, claims, request, call),
+    updateStatus: (request, call) => updateStatus(pool, claims, request, call),
+    batchUpdateStatus: (requests, call) => batchUpdateStatus(pool, log, requests, call),
+    extendLeases: (request, call) => extendLeases(pool, request, call),
+    cancelRun: (request) => cancelRun(pool, request),
+    cancelRuns: (request, call) => cancelRuns(pool, request, call),
+    retryRun: (request) => retryRun(pool, request),
+    retryRuns: (request, call) => retryRuns(pool, request, call),
+    listRunEvents: (request) => listRunEvents(pool, request),
+    watchRuns: (request, call) => watchRuns(pool, hub, request, call),
+  };
 
   return {
     hub,
     claims,
-    jobs: {
-      createRun: (request, call) => creates.createRun(request, call),
-      batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
-      getRun: (id) => getRun(pool, id),
-      listRuns: (request) => listRuns(pool, request),
-      claimNext: (request, call) => claimNext(pool, claims, request, call),
-      updateStatus: (request, call) => updateStatus(pool, claims, request, call),
-      batchUpdateStatus: (requests, call) => batchUpdateStatus(pool, log, requests, call),
-      extendLeases: (request, call) => extendLeases(pool, request, call),
-      cancelRun: (request) => cancelRun(pool, request),
-      cancelRuns: (request, call) => cancelRuns(pool, request, call),
-      retryRun: (request) => retryRun(pool, request),
-      retryRuns: (request, call) => retryRuns(pool, request, call),
-      listRunEvents: (request) => listRunEvents(pool, request),
-      watchRuns: (request, call) => watchRuns(pool, hub, request, call),
-    },
+    metrics: serviceMetrics({
+      hub,
+      tail,
+      claims,
+      listener,
+      pools: { calls: pool, watch: watchPool },
+      counts,
+      database: new DatabaseReading(watchPool, clock),
+    }),
+    jobs: counted(jobs, counts),
     pipelines: {
       putPipeline: (definition) => putPipeline(pool, definition),
       getPipeline: (name) => getPipeline(pool, name),

@@ -170,13 +170,17 @@ export class LogTail {
 
   #announceWork(events: readonly RunEvent[]): void {
     if (!this.#options.wantsWork()) return;
-    const counts = new Map<string, { pipeline: string; stage: string; runs: number }>();
-    for (const { run } of events) {
-      if (run.state !== 'PENDING') continue;
-      const key = `${run.pipeline}/${run.stage}`;
-      const entry = counts.get(key) ?? { pipeline: run.pipeline, stage: run.stage, runs: 0 };
-      entry.runs += 1;
+    const counts = new Map<string, { pipeline: string; stage: string; runs: number; freed: number }>();
+    const count = (pipeline: string, stage: string, what: 'runs' | 'freed'): void => {
+      const key = `${pipeline}/${stage}`;
+      const entry = counts.get(key) ?? { pipeline, stage, runs: 0, freed: 0 };
+      entry[what] += 1;
       counts.set(key, entry);
+    };
+    for (const { run, previousStage, previousState } of events) {
+      if (run.state === 'PENDING') count(run.pipeline, run.stage, 'runs');
+      const left = run.state !== 'ACTIVE' || run.stage !== previousStage;
+      if (previousState === 'ACTIVE' && left) count(run.pipeline, previousStage, 'freed');
     }
     if (counts.size > 0) this.#options.onWork([...counts.values()]);
   }

@@ -11,12 +11,13 @@ import { decodeRun, runColumns, type RunRow } from '../rows.js';
  * without a claim, and says whether there is such a stage. The clock is read in a subquery, once, so that it can be a
  * condition of the index: 50 ms against 0.2 ms behind 200,000 runs that are not due.
  */
-const SQL = `
+const sql = (candidates: string, limits: string): string => `
 with stage as materialized (
   select s.pipeline, s.name, s.processing_status, s.lease_ms, s.timeout_ms, clock_timestamp() as attempt_time
   from baton.stages s
   join baton.pipelines p on p.name = s.pipeline
   where s.pipeline = $1::text and s.name = $2::text and not s.paused and not p.paused
+    and ${limits}
 ), slot as materialized (
   select
     w.waiter, w.worker_id, w.request_id, nullif(w.lease_ms, 0) as lease_ms,
@@ -27,10 +28,7 @@ with stage as materialized (
   select r.id, r.priority, r.claimable_time
   from baton.runs r
   where exists (select from stage)
-    and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'
-    and r.claimable_time <= (select clock_timestamp())
-  order by r.priority desc, r.claimable_time, r.id
-  limit $6::int
+    and ${candidates}
   for update of r skip locked
 ), picked as materialized (
   select l.id, row_number() over (order by l.priority desc, l.claimable_time, l.id) as place from locked l
@@ -52,10 +50,28 @@ with stage as materialized (
 select
   exists (select from baton.pipelines p where p.name = $1::text) as pipeline_known,
   exists (select from baton.stages s where s.pipeline = $1::text and s.name = $2::text) as stage_known,
+  exists (
+    select from baton.stages s
+    where s.pipeline = $1::text and s.name = $2::text and (s.max_active > 0 or s.max_active_per_key > 0)
+  ) as stage_limited,
   claimed.*
 from (select) as always
 left join claimed on true
 order by claimed.place`;
+
+const NEXT = sql(
+  `r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'
+    and r.claimable_time <= (select clock_timestamp())
+  order by r.priority desc, r.claimable_time, r.id
+  limit $6::int`,
+  's.max_active = 0 and s.max_active_per_key = 0',
+);
+
+/** Of a stage with limits only these, which the holder of the stage's lock has chosen. */
+const CHOSEN = sql(
+  `r.id = any ($6::uuid[]) and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'`,
+  'true',
+);
 
 export interface ClaimSlot {
   readonly workerId: string;
@@ -69,6 +85,7 @@ export interface ClaimSlot {
 interface StageKnown {
   pipeline_known: boolean;
   stage_known: boolean;
+  stage_limited: boolean;
 }
 
 interface ClaimRow extends RunRow {
@@ -80,23 +97,29 @@ interface ClaimRow extends RunRow {
 export interface ClaimResult {
   readonly pipelineKnown: boolean;
   readonly stageKnown: boolean;
+  /** The stage has limits, so runs have to be chosen under its lock; see `stage_room.ts`. */
+  readonly stageLimited: boolean;
   /** The claims of each slot, in the order of the slots. */
   readonly claims: readonly (readonly Claim[])[];
 }
 
+/**
+ * @param chosen ids to claim instead of the next ones, in a stage with limits: give it only what its lock's holder chose
+ */
 export async function claimRuns(
   db: Queryable,
   pipeline: string,
   stage: string,
   slots: readonly ClaimSlot[],
+  chosen?: readonly string[],
 ): Promise<ClaimResult> {
-  const rows = await db.query<StageKnown & (ClaimRow | { id: null })>(SQL, [
+  const rows = await db.query<StageKnown & (ClaimRow | { id: null })>(chosen === undefined ? NEXT : CHOSEN, [
     pipeline,
     stage,
     slots.map((slot) => slot.workerId),
     slots.map((slot) => slot.leaseMs),
     slots.map((slot) => slot.maxRuns),
-    slots.reduce((sum, slot) => sum + slot.maxRuns, 0),
+    chosen ?? slots.reduce((sum, slot) => sum + slot.maxRuns, 0),
     slots.map((slot) => slot.requestId ?? ''),
   ]);
   const claims: Claim[][] = slots.map(() => []);
@@ -113,6 +136,7 @@ export async function claimRuns(
   return {
     pipelineKnown: rows[0]?.pipeline_known ?? false,
     stageKnown: rows[0]?.stage_known ?? false,
+    stageLimited: rows[0]?.stage_limited ?? false,
     claims,
   };
 }

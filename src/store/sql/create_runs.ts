@@ -19,7 +19,7 @@ export interface NewRun {
 }
 
 /**
- * Inserts runs in the order given; a run whose request_id is taken is left out of the answer. A transaction that
+ * Inserts runs; a run whose request_id is taken is left out of the answer. A transaction that
  * holds the same request_id uncommitted is waited for, since nobody can know yet whether the id is taken.
  */
 const SQL = `
@@ -37,7 +37,8 @@ from unnest(
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent, position
 )
-order by i.position
+-- By request_id first, so that two batches with the same ones cannot wait for each other in a circle.
+order by i.request_id, i.position
 on conflict (request_id) where request_id is not null do nothing
 returning ${runColumns('runs')}`;
 

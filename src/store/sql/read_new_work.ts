@@ -1,25 +1,36 @@
 import type { Queryable } from '../pool.js';
 
 /**
- * How many runs began to wait in each stage after a revision, and how far that looked. This is all that a server
- * reads of the log while nobody watches and somebody waits for a claim. One row comes back even without work.
+ * How many runs began to wait in each stage after a revision, how many left it, and how far that looked. This is all
+ * that a server reads of the log while nobody watches and somebody waits for a claim. One row comes back even without
+ * work.
  */
 const SQL = `
 with fresh as materialized (
-  select e.revision, e.pipeline, e.stage, e.state
+  select e.revision, e.pipeline, e.stage, e.state, e.previous_stage, e.previous_state
   from baton.run_events e
   where e.revision > $1::bigint
 ), work as (
-  select f.pipeline, f.stage, count(*)::int as runs from fresh f where f.state = 'PENDING' group by f.pipeline, f.stage
+  select w.pipeline, w.stage, sum(w.began)::int as runs, sum(w.freed)::int as freed
+  from (
+    select f.pipeline, f.stage, 1 as began, 0 as freed from fresh f where f.state = 'PENDING'
+    union all
+    select f.pipeline, f.previous_stage, 0, 1 from fresh f
+    where f.previous_state = 'ACTIVE' and (f.state <> 'ACTIVE' or f.stage <> f.previous_stage)
+  ) w
+  group by w.pipeline, w.stage
 )
-select reach.through, work.pipeline, work.stage, work.runs
+select reach.through, work.pipeline, work.stage, work.runs, work.freed
 from (select coalesce(max(f.revision), $1::bigint) as through from fresh f) reach
 left join work on true`;
 
 export interface NewWork {
   readonly pipeline: string;
   readonly stage: string;
+  /** Runs that began to wait in the stage. */
   readonly runs: number;
+  /** Runs that were at work in the stage and no longer are, which makes room where the stage has limits. */
+  readonly freed: number;
 }
 
 interface Row {
@@ -27,6 +38,7 @@ interface Row {
   pipeline: string | null;
   stage: string | null;
   runs: number | null;
+  freed: number | null;
 }
 
 /** @returns the work, and the revision up to and with which it was counted */
@@ -37,8 +49,10 @@ export async function readNewWork(
   const rows = await db.query<Row>(SQL, [after]);
   return {
     through: rows[0]?.through ?? after,
-    work: rows.flatMap(({ pipeline, stage, runs }) =>
-      pipeline === null || stage === null || runs === null ? [] : [{ pipeline, stage, runs }],
+    work: rows.flatMap(({ pipeline, stage, runs, freed }) =>
+      pipeline === null || stage === null || runs === null || freed === null
+        ? []
+        : [{ pipeline, stage, runs, freed }],
     ),
   };
 }

@@ -9,6 +9,7 @@ import {
 import type { Observer } from './call.js';
 import { createConnectHandler } from './connect.js';
 import { Connections } from './connections.js';
+import { createEventStreamHandler } from './event_stream.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
 import type { ListenAddress, RpcServer } from './listener.js';
@@ -21,7 +22,7 @@ export interface HttpServerOptions extends Observer {
   readonly listen: ListenAddress;
   /** Whether this server can do its work now; `detail` is the body of /readyz. */
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: string }>;
-  /** Serves further paths: returns true when it has taken the request. Asked after the RPCs and /healthz, /readyz. */
+  /** Serves further paths: returns true when it has taken the request. Asked after everything that Baton itself serves. */
   readonly routes?: (request: NodeRequest, response: NodeResponse) => boolean;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
@@ -71,10 +72,11 @@ function track(connections: Connections, request: NodeRequest, response: NodeRes
 
 function createDispatch(options: HttpServerOptions): OnRequest {
   const connect = createConnectHandler(options.handlers, options);
+  const events = createEventStreamHandler(options.handlers, options);
   return (request, response) => {
     const isRead = request.method === 'GET' || request.method === 'HEAD';
     const path = pathOf(request);
-    if (connect(request, response)) return;
+    if (connect(request, response) || events(request, response)) return;
     if (isRead && path === '/healthz') return sendText(response, 200, 'ok');
     if (isRead && path === '/readyz') return void sendReady(response, options);
     if (options.routes?.(request, response) === true) return;

@@ -1,9 +1,9 @@
 import type { Clock } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
+import { Loop } from '../base/loop.js';
 import type { Queryable } from '../store/pool.js';
 import { expireLeases } from '../store/sql/expire_leases.js';
 import { findDueStages } from '../store/sql/find_due_stages.js';
-import { Bell } from '../base/bell.js';
 import type { Claims } from './claims.js';
 
 /** How often due work is looked for. Ended leases are found within this, so the promise of 2 s holds with room. */
@@ -23,34 +23,27 @@ export interface HousekeepingOptions {
  */
 export class Housekeeping {
   readonly #options: HousekeepingOptions;
-  readonly #bell: Bell;
-  #stopped = false;
-  #running: Promise<void> | undefined;
+  readonly #loop: Loop;
 
   constructor(options: HousekeepingOptions) {
     this.#options = options;
-    this.#bell = new Bell(options.clock);
+    this.#loop = new Loop(options.clock, INTERVAL_MS, () => this.#sweep());
   }
 
   start(): void {
-    this.#running = this.#run();
+    this.#loop.start();
   }
 
-  async stop(): Promise<void> {
-    this.#stopped = true;
-    this.#bell.ring();
-    await this.#running;
+  stop(): Promise<void> {
+    return this.#loop.stop();
   }
 
-  async #run(): Promise<void> {
-    while (!this.#stopped) {
-      try {
-        await this.#endLeases();
-        await this.#wakeDueStages();
-      } catch (error) {
-        this.#options.log.warn({ err: error }, 'housekeeping failed; trying again');
-      }
-      await this.#bell.wait(INTERVAL_MS);
+  async #sweep(): Promise<void> {
+    try {
+      await this.#endLeases();
+      await this.#wakeDueStages();
+    } catch (error) {
+      this.#options.log.warn({ err: error }, 'housekeeping failed; trying again');
     }
   }
 
@@ -59,7 +52,7 @@ export class Housekeeping {
     do {
       ended = await expireLeases(this.#options.db, LEASES_PER_STATEMENT);
       if (ended > 0) this.#options.log.info({ runs: ended }, 'leases ended without a report');
-    } while (ended === LEASES_PER_STATEMENT && !this.#stopped);
+    } while (ended === LEASES_PER_STATEMENT && !this.#loop.stopped);
   }
 
   async #wakeDueStages(): Promise<void> {

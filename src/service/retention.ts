@@ -1,7 +1,7 @@
-import { Bell } from '../base/bell.js';
 import type { Clock } from '../base/clock.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
+import { Loop } from '../base/loop.js';
 import { dropTrimmed, extendLog, trimLog } from '../store/log_partitions.js';
 import type { Pool } from '../store/pool.js';
 import { removeRuns } from '../store/sql/remove_runs.js';
@@ -29,30 +29,19 @@ export interface RetentionOptions {
 /** Makes room ahead of the log and drops what is older than the policy keeps, once a minute, on whichever server. */
 export class Retention {
   readonly #options: RetentionOptions;
-  readonly #bell: Bell;
-  #stopped = false;
-  #running: Promise<void> | undefined;
+  readonly #loop: Loop;
 
   constructor(options: RetentionOptions) {
     this.#options = options;
-    this.#bell = new Bell(options.clock);
+    this.#loop = new Loop(options.clock, INTERVAL_MS, () => this.sweep());
   }
 
   start(): void {
-    this.#running = this.#run();
+    this.#loop.start();
   }
 
-  async stop(): Promise<void> {
-    this.#stopped = true;
-    this.#bell.ring();
-    await this.#running;
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#stopped) {
-      await this.sweep();
-      await this.#bell.wait(INTERVAL_MS);
-    }
+  stop(): Promise<void> {
+    return this.#loop.stop();
   }
 
   /** Does everything that is due once. Failures are logged, and the next sweep tries again. */
@@ -74,7 +63,7 @@ export class Retention {
     do {
       removed = await removeRuns(pool, policy.runsMs, LIMITS.removedRuns);
       if (removed > 0) log.info({ runs: removed }, 'finished runs removed');
-    } while (removed === LIMITS.removedRuns && !this.#stopped);
+    } while (removed === LIMITS.removedRuns && !this.#loop.stopped);
   }
 
   async #step(step: string, work: () => Promise<unknown>): Promise<void> {

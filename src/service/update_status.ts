@@ -11,7 +11,8 @@ import { getRun } from '../store/sql/get_run.js';
 import { isLeaseLive, updateRuns, type RunUpdate } from '../store/sql/update_runs.js';
 import type { CallContext, ClaimNextRequest, UpdateStatusRequest, UpdateStatusResponse } from './api.js';
 import { claimTarget, rememberedClaims, validateClaim } from './claim_next.js';
-import { claimAtOnce, type Claims } from './claims.js';
+import { claimAtOnce } from './claim_within_limits.js';
+import type { Claims } from './claims.js';
 import { runNotFound } from './get_run.js';
 import { Violations } from './validate.js';
 

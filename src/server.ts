@@ -4,13 +4,16 @@ import type { Logger } from './base/log.js';
 import type { Address, ServeConfig } from './config.js';
 import { startGrpcServer } from './rpc/grpc.js';
 import { createHandlers } from './rpc/handlers.js';
+import { Health } from './rpc/health.js';
 import { startHttpServer } from './rpc/http.js';
 import type { RpcServer } from './rpc/listener.js';
+import { Metrics } from './rpc/metrics.js';
+import { Reflection } from './rpc/reflection.js';
 import { createService, type Service } from './service/service.js';
 import { waitForDatabase } from './store/connect.js';
 import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
 import { migrate } from './store/migrate.js';
-import { createPool, type Pool } from './store/pool.js';
+import { createPool } from './store/pool.js';
 
 /** A server that is up. */
 export interface RunningServer {
@@ -72,17 +75,6 @@ async function startDatabase(
   return { url: embedded.url, failed };
 }
 
-function readiness(pool: Pool): () => Promise<{ ok: boolean; detail: string }> {
-  return async () => {
-    try {
-      await pool.query('select 1');
-      return { ok: true, detail: 'ready' };
-    } catch {
-      return { ok: false, detail: 'the database cannot be reached' };
-    }
-  };
-}
-
 async function stopListener(listener: RpcServer): Promise<void> {
   try {
     await listener.drain();
@@ -115,6 +107,7 @@ export async function startServer(
       databaseUrl: database.url,
       connections: LIMITS.watchConnections,
       name: 'baton watch',
+      queryTimeoutMs: LIMITS.watchQueryTimeoutMs,
       pooled,
       log,
     });
@@ -136,14 +129,37 @@ export async function startServer(
     stopper.push(() => service.stop());
 
     const handlers = createHandlers(service.jobs, service.pipelines);
-    const grpc = await startGrpcServer({ handlers, listen: config.grpcListen, log });
+    const health = new Health({ ping: () => pool.query('select 1'), clock: systemClock, log });
+    const reflection = new Reflection();
+    const { onCall, route } = new Metrics({ metrics: service.metrics, log });
+    const grpc = await startGrpcServer({
+      handlers,
+      listen: config.grpcListen,
+      log,
+      onCall,
+      register: (server) => {
+        health.register(server);
+        reflection.register(server);
+      },
+    });
     stopper.push(() => stopListener(grpc));
-    const http = await startHttpServer({ handlers, listen: config.httpListen, log, ready: readiness(pool) });
+    const http = await startHttpServer({
+      handlers,
+      listen: config.httpListen,
+      log,
+      onCall,
+      ready: () => Promise.resolve(health.ready),
+      routes: route,
+    });
     // Draining waits for calls and streams, and these end when the service stops: all three go together.
     stopper.push(async () => {
+      // Whoever chooses between servers hears of it first, and then nothing is open that would not end by itself.
+      health.stop();
+      reflection.stop();
       await Promise.all([stopListener(http), stopListener(grpc), service.stop()]);
     });
     signal.throwIfAborted();
+    health.start();
     return {
       grpc: { host: config.grpcListen.host, port: grpc.port },
       http: { host: config.httpListen.host, port: http.port },

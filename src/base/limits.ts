@@ -79,5 +79,7 @@ export const LIMITS = {
   poolConnectionsMax: 200,
   /** Connections that read the log, for live streams and for those that catch up. */
   watchConnections: 3,
+  /** A read of the log that takes longer has lost its connection: streams must not stand still behind it. */
+  watchQueryTimeoutMs: 5000,
   pollIntervalMs: 1000,
 } as const;

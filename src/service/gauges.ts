@@ -9,6 +9,7 @@ import type { Listener } from '../watch/listener.js';
 import type { LogTail } from '../watch/tail.js';
 import type { JobService } from './api.js';
 import type { Claims } from './claims.js';
+import type { Housekeeping } from './housekeeping.js';
 
 /** How long what was read from the database is shown again, whoever asks and however often. */
 const CACHE_MS = 5000;
@@ -104,6 +105,7 @@ export interface GaugeSources {
   readonly claims: Claims;
   /** Undefined where changes are found by polling only. */
   readonly listener: Listener | undefined;
+  readonly housekeeping: Housekeeping;
   readonly pools: { readonly calls: Pool; readonly watch: Pool };
   readonly counts: CallCounts;
   readonly database: DatabaseReading;
@@ -111,13 +113,22 @@ export interface GaugeSources {
 
 /** Everything that the service shows of itself; `docs/metrics.md` says what to make of it. */
 export function serviceMetrics(sources: GaugeSources): Metric[] {
-  return [...notificationMetrics(sources), ...logMetrics(sources), ...streamMetrics(sources), ...callMetrics(sources)];
+  return [
+    ...notificationMetrics(sources),
+    ...logMetrics(sources),
+    ...streamMetrics(sources),
+    ...callMetrics(sources),
+  ];
 }
 
 function notificationMetrics({ listener, tail, database }: GaugeSources): Metric[] {
   const connected = (): Reading => (listener === undefined ? undefined : Number(listener.listening));
   return [
-    gauge('baton_listen_connected', 'Whether the LISTEN connection is up; absent when polling only.', connected),
+    gauge(
+      'baton_listen_connected',
+      'Whether the LISTEN connection is up; absent when polling only.',
+      connected,
+    ),
     gauge(
       'baton_listen_echo_seconds',
       'Time that a notification to this server itself takes, from sending to hearing it.',
@@ -182,23 +193,38 @@ function streamMetrics({ hub }: GaugeSources): Metric[] {
   ];
 }
 
-function callMetrics({ claims, counts, pools }: GaugeSources): Metric[] {
+function callMetrics({ claims, counts, housekeeping, pools }: GaugeSources): Metric[] {
   return [
     gauge('baton_claims_waiting', 'ClaimNext calls that have not been answered.', () => claims.waiting),
     counter('baton_claims_handed_out_total', 'Claims that were given to workers.', () => counts.claims),
     {
-      ...counter('baton_limits_reached_total', 'Calls refused with OVERLOADED, by the limit that was reached.', () =>
-        counts.limits.samples('limit'),
+      ...counter(
+        'baton_limits_reached_total',
+        'Calls refused with OVERLOADED, by the limit that was reached.',
+        () => counts.limits.samples('limit'),
       ),
       labels: ['limit'],
     },
     {
-      ...gauge('baton_pool_connections', 'Open connections to the database, by pool.', () => [
-        { labels: { pool: 'calls' }, value: pools.calls.size },
-        { labels: { pool: 'watch' }, value: pools.watch.size },
-      ]),
+      ...gauge('baton_pool_connections', 'Connections to the database by pool and state.', () =>
+        Object.entries(pools).flatMap(([pool, { size, idle }]) => [
+          { labels: { pool, state: 'used' }, value: size - idle },
+          { labels: { pool, state: 'idle' }, value: idle },
+        ]),
+      ),
+      labels: ['pool', 'state'],
+    },
+    {
+      ...gauge('baton_pool_waiting', 'Statements that wait for a connection, by pool.', () =>
+        Object.entries(pools).map(([pool, { waiting }]) => ({ labels: { pool }, value: waiting })),
+      ),
       labels: ['pool'],
     },
+    counter(
+      'baton_leases_ended_total',
+      'Leases that this server has ended because their time was over.',
+      () => housekeeping.endedLeases,
+    ),
   ];
 }
 

@@ -22,6 +22,8 @@ export interface HousekeepingOptions {
  * Any number of servers do this side by side; each takes what no other has in hand.
  */
 export class Housekeeping {
+  /** Leases that this server has ended because their time was over. */
+  endedLeases = 0;
   readonly #options: HousekeepingOptions;
   readonly #loop: Loop;
 
@@ -51,6 +53,7 @@ export class Housekeeping {
     let ended: number;
     do {
       ended = await expireLeases(this.#options.db, LEASES_PER_STATEMENT);
+      this.endedLeases += ended;
       if (ended > 0) this.#options.log.info({ runs: ended }, 'leases ended without a report');
     } while (ended === LEASES_PER_STATEMENT && !this.#loop.stopped);
   }

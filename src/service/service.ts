@@ -116,6 +116,7 @@ export function createService({
       tail,
       claims,
       listener,
+      housekeeping,
       pools: { calls: pool, watch: watchPool },
       counts,
       database: new DatabaseReading(watchPool, clock),

@@ -1,11 +1,12 @@
 import type { Clock, Timer } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import { Tally } from '../base/metrics.js';
 import { matchesEvent, type RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
 import { splitEvents, type LogPage, type PageMessages, type View, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
-import { Subscription, type Feed } from './subscription.js';
+import { Subscription, type EndReason, type Feed } from './subscription.js';
 
 /** The streams of one view. */
 interface Group extends View {
@@ -33,6 +34,16 @@ export interface StreamLimits {
 
 /** How often the hub looks for streams that are too old or stand still. */
 const SWEEP_MS = 1000;
+
+/** How streams end as a rule; each is counted from the start. */
+const END_REASONS = [
+  'CLOSED',
+  'SLOW_CONSUMER',
+  'SERVER_STOPPING',
+  'RESUME_TOKEN_TOO_OLD',
+  'RESUME_TOKEN_FUTURE',
+  'RESUME_TOKEN_FOREIGN',
+] as const;
 
 /**
  * Fans the one tail of the log out to all streams.
@@ -77,6 +88,12 @@ export class Hub implements Feed {
 
   /** Streams that were ended because they stood still. */
   stalledCount = 0;
+
+  /** Streams that are no more, by what ended them. */
+  readonly endedStreams = new Tally<EndReason>(END_REASONS);
+
+  /** Events that were handed to live streams, each counted once however many streams there were. */
+  publishedEvents = 0;
 
   /** Bytes held for all streams, as estimated. */
   get heldBytes(): number {
@@ -153,6 +170,7 @@ export class Hub implements Feed {
   /** Forgets a stream that has ended, in whatever state it was. */
   remove(subscription: Subscription): void {
     if (!this.#streams.delete(subscription)) return;
+    this.endedStreams.add(subscription.endReason);
     const group = this.#groupOf(subscription);
     this.#leave(subscription);
     group.streams -= 1;
@@ -229,6 +247,7 @@ export class Hub implements Feed {
         if (!subscription.offer(page, own)) this.#leave(subscription);
       }
     }
+    this.publishedEvents += page.events.length;
     this.#position = page.through;
     this.#remember(page);
   }
@@ -249,7 +268,8 @@ export class Hub implements Feed {
       const isLast = index === chunks.length - 1;
       return this.#message(view, events, isLast ? page.through : (events.at(-1)?.revision ?? from));
     });
-    return { messages, bytes: chunks.reduce((sum, chunk) => sum + chunk.bytes, 0) };
+    const sizes = chunks.map((chunk) => chunk.bytes);
+    return { messages, sizes, bytes: sizes.reduce((sum, size) => sum + size, 0) };
   }
 
   #message(view: View, events: readonly RunEvent[], revision: bigint): WatchMessage {

@@ -51,17 +51,26 @@ export class Listener {
     return this.#listening;
   }
 
+  /** How late a notification is, in milliseconds: the last echo, or the one that is out if that takes longer already. */
+  get echoLagMs(): number | undefined {
+    if (!this.#listening) return undefined;
+    const outMs = this.#echoSentAt === undefined ? 0 : this.#options.clock.now() - this.#echoSentAt;
+    return Math.max(this.echoMs ?? 0, outMs);
+  }
+
   start(): void {
     void this.#connect();
   }
 
-  async stop(): Promise<void> {
+  stop(): Promise<void> {
     this.#stopped = true;
     this.#listening = false;
     this.#timer?.cancel();
     const client = this.#client;
     this.#client = undefined;
-    await client?.end().catch(() => undefined);
+    // An orderly goodbye would wait for ever on a connection that is half open.
+    if (client !== undefined) destroySocket(client);
+    return Promise.resolve();
   }
 
   async #connect(): Promise<void> {

@@ -29,6 +29,8 @@ export interface LogPage {
 /** What a page holds for one view, cut into messages that each stay small. */
 export interface PageMessages {
   readonly messages: readonly WatchMessage[];
+  /** About how many bytes each message takes, and all of them together. */
+  readonly sizes: readonly number[];
   readonly bytes: number;
 }
 
@@ -76,4 +78,19 @@ export function splitEvents(events: readonly RunEvent[], payload: boolean): Chun
   }
   if (current.length > 0) chunks.push({ events: current, bytes });
   return chunks;
+}
+
+/**
+ * Cuts a page into pages that each fit one response, so that a stream can take a part of a large page and is not made
+ * to hold all of it.
+ */
+export function slicePage(page: LogPage): LogPage[] {
+  const chunks = splitEvents(page.events, page.payload);
+  let { after } = page;
+  return chunks.map(({ events }, index) => {
+    const through = index === chunks.length - 1 ? page.through : (events.at(-1)?.revision ?? after);
+    const slice = { after, through, events, payload: page.payload };
+    after = through;
+    return slice;
+  });
 }

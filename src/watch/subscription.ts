@@ -1,11 +1,14 @@
 import type { Clock } from '../base/clock.js';
-import { BatonError } from '../base/errors.js';
+import { BatonError, type ErrorReason } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { LogPage, PageMessages, View, WatchKind, WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 
 /** Pause before the log is read again when the database could not be reached. */
 const RETRY_MS = 1000;
+
+/** Why a stream is no more: the reason of its error, or CLOSED for a good end and for a reader that left. */
+export type EndReason = ErrorReason | 'CLOSED';
 
 /** What a stream needs of the hub. */
 export interface Feed {
@@ -57,6 +60,8 @@ export class Subscription {
   #error: BatonError | undefined;
   #markAt: bigint | undefined;
   #wake: (() => void) | undefined;
+  /** Why the stream has ended, once it has; until then what it would be. */
+  endReason: EndReason = 'CLOSED';
   /** Called once when the stream ends, from either side. */
   onEnd: (() => void) | undefined;
 
@@ -110,15 +115,16 @@ export class Subscription {
    * @returns false when there is no room: the stream then stands before this page and catches up by itself
    */
   offer(page: LogPage, batch: PageMessages): boolean {
-    // A page that is larger than the bound by itself still fits an empty queue, else it could never be sent.
+    // A single event that is larger than the bound by itself still fits an empty queue, else it could never be sent.
     if (this.#queue.length > 0 && this.#queueBytes + batch.bytes > LIMITS.streamBytes) {
       if (page.after > this.#cursor) this.#cursor = page.after;
       this.#state = 'catching up';
       this.#atEnd = false;
       return false;
     }
-    const share = batch.messages.length === 0 ? 0 : batch.bytes / batch.messages.length;
-    for (const message of batch.messages) this.#queue.push({ message, bytes: share });
+    for (const [index, message] of batch.messages.entries()) {
+      this.#queue.push({ message, bytes: batch.sizes[index] ?? 0 });
+    }
     if (this.#state !== 'live' && page.through > this.#cursor) this.#cursor = page.through;
     if (batch.messages.length > 0) {
       this.#queueBytes += batch.bytes;
@@ -172,10 +178,18 @@ export class Subscription {
     if (this.#queue.length > 0) return;
     const page = await this.#readPage();
     if (page === undefined || this.#state !== 'catching up') return;
-    const { messages, bytes } = this.#hub.messages(this.view, page, this.#cursor);
-    for (const message of messages) this.#queue.push({ message, bytes: bytes / messages.length });
-    this.#queueBytes += bytes;
+    const { messages, sizes } = this.#hub.messages(this.view, page, this.#cursor);
     this.#cursor = page.through;
+    for (const [index, message] of messages.entries()) {
+      const bytes = sizes[index] ?? 0;
+      if (this.#queue.length > 0 && this.#queueBytes + bytes > LIMITS.streamBytes) {
+        // The rest of the page is read again when these have been taken, rather than held for a slow reader.
+        this.#cursor = this.#queue.at(-1)?.message.revision ?? this.#cursor;
+        break;
+      }
+      this.#queue.push({ message, bytes });
+      this.#queueBytes += bytes;
+    }
     this.#atEnd = page.events.length === 0;
   }
 
@@ -184,7 +198,10 @@ export class Subscription {
     try {
       return await this.#hub.readPage(this.#cursor, this.view.payload);
     } catch (error) {
-      if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') throw error;
+      if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') {
+        this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
+        throw error;
+      }
       await this.#waitUntil(this.#hub.clock.now() + RETRY_MS);
       return undefined;
     }
@@ -234,6 +251,7 @@ export class Subscription {
     const revision = this.#covered();
     this.#state = 'ended';
     this.#error = error;
+    this.endReason = error.reason;
     this.#leave();
     const last = this.#marker('BOOKMARK', revision);
     this.#queue.push({ message: last, bytes: 0 });
@@ -248,6 +266,7 @@ export class Subscription {
   /** Ends the stream at once: its writer is blocked, so what is queued is dropped and nothing can be said any more. */
   breakOff(error: BatonError): void {
     const { onBreak } = this;
+    this.endReason = error.reason;
     this.close();
     onBreak?.(error);
   }

@@ -10,7 +10,7 @@ import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
 import type { Hub } from './hub.js';
-import type { LogPage } from './message.js';
+import { slicePage, type LogPage } from './message.js';
 import { assertKept } from './resume_token.js';
 
 const RETRY = { initialMs: 50, maxMs: 1000 };
@@ -163,7 +163,7 @@ export class LogTail {
     if (page.events.length === 0) return false;
     // A stream that needs payloads became live during the query: read the page again, with them.
     if (hub.demand === 'payload' && !payload) return true;
-    hub.publish(page);
+    for (const slice of slicePage(page)) hub.publish(slice);
     this.#announceWork(page.events);
     return true;
   }

@@ -1,0 +1,248 @@
+import { setMaxListeners } from 'node:events';
+import { rmSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import pg from 'pg';
+import { migrate } from '../../src/store/migrate.js';
+import { extendLog } from '../../src/store/log_partitions.js';
+import { createPool } from '../../src/store/pool.js';
+import { freePorts } from '../support/chaos_ports.js';
+import { silent } from '../support/database.js';
+import { Prng } from '../support/log_prng.js';
+import { temporaryDir } from '../support/process.js';
+import { waitFor } from '../support/wait.js';
+import { Faults, LANES } from './faults.js';
+import { Oracle } from './oracle.js';
+import { ChaosPostgres } from './postgres.js';
+import { buildReport, type ChaosReport } from './report.js';
+import { ChaosServer } from './servers.js';
+import { watcherSpecs } from './specs.js';
+import { Texts, Watcher } from './watcher.js';
+import { OpenTransactions, writeByCalls, writeBySql, type WriterCounts } from './writers.js';
+
+export interface ChaosOptions {
+  readonly binDir: string;
+  readonly seed: number;
+  /** How long traffic and faults last; starting and comparing come on top. */
+  readonly durationMs: number;
+  readonly pauseMs: number;
+  readonly restMs: number;
+  /** The kinds of fault to make; none to see what the machine does by itself. */
+  readonly kinds: readonly string[];
+  readonly scale: number;
+  /** Without faults at the start of each minute and at the end, so that latency can be told from their effects. */
+  readonly calmMs: number;
+  /** Longest time between two faults of a lane. */
+  readonly gapMs: number;
+  readonly partitionRevisions: number;
+  readonly say: (line: string) => void;
+}
+
+const DATABASE = 'baton_chaos';
+const ELSEWHERE = 'elsewhere';
+const SERVERS = [{ listen: true }, { listen: true }, { listen: false }] as const;
+const WRITERS_EACH = 8;
+const HOT_RUNS = 20;
+const SMALL_PARTITIONS = 12;
+const PERIOD_MS = 60_000;
+const CATCH_UP_MS = 60_000;
+
+/** What was started, ended in reverse whatever happens. */
+class Cleanup {
+  readonly #steps: (() => Promise<unknown> | void)[] = [];
+  readonly #lastSteps: (() => void)[] = [];
+  readonly #onSignal = (): void => process.exit(130);
+  readonly #onExit = (): void => {
+    for (const step of this.#lastSteps.reverse()) step();
+  };
+
+  constructor() {
+    process.once('SIGINT', this.#onSignal).once('SIGTERM', this.#onSignal).once('exit', this.#onExit);
+  }
+
+  /** @param atOnce the same for a process that ends now and can wait for nothing */
+  add(step: () => Promise<unknown> | void, atOnce?: () => void): void {
+    this.#steps.push(step);
+    if (atOnce !== undefined) this.#lastSteps.push(atOnce);
+  }
+
+  async run(): Promise<void> {
+    process.off('SIGINT', this.#onSignal).off('SIGTERM', this.#onSignal).off('exit', this.#onExit);
+    for (const step of this.#steps.reverse()) await Promise.resolve(step()).catch(() => undefined);
+  }
+}
+
+/** Runs the whole of it once. Throws when the run itself could not be made; what it found is in the report. */
+export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
+  const cleanup = new Cleanup();
+  try {
+    return await chaos(options, cleanup);
+  } finally {
+    await cleanup.run();
+  }
+}
+
+async function prepare(postgres: ChaosPostgres, partitionRevisions: number): Promise<void> {
+  const admin = new pg.Client({ connectionString: postgres.url('postgres') });
+  await admin.connect();
+  await admin.query(`create database ${DATABASE}`);
+  await admin.query(`create database ${ELSEWHERE}`);
+  await admin.end();
+  await migrate({ databaseUrl: postgres.url(DATABASE), log: silent });
+  const pool = createPool({ databaseUrl: postgres.url(DATABASE), connections: 1, log: silent });
+  try {
+    // Small pieces of history in place of one of a million, so that some can be dropped.
+    await pool.query('drop table baton.run_events_p0');
+    await extendLog(pool, BigInt(partitionRevisions), SMALL_PARTITIONS);
+  } finally {
+    await pool.close();
+  }
+}
+
+async function createHotRuns(postgres: ChaosPostgres): Promise<string[]> {
+  const client = new pg.Client({ connectionString: postgres.url(DATABASE) });
+  await client.connect();
+  const { rows } = await client.query<{ id: string }>(
+    'insert into baton.runs (repository) select $1 from generate_series(1, $2::int) returning id::text',
+    ['hot', HOT_RUNS],
+  );
+  await client.end();
+  return rows.map(({ id }) => id);
+}
+
+async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosReport> {
+  const { seed, say, binDir } = options;
+  const dir = await temporaryDir();
+  cleanup.add(
+    () => dir.remove(),
+    () => rmSync(dir.path, { recursive: true, force: true }),
+  );
+  const [port = 0] = await freePorts(1);
+  const postgres = await ChaosPostgres.start(binDir, dir.path, port);
+  cleanup.add(
+    () => postgres.stop(),
+    () => postgres.killNow(),
+  );
+  await prepare(postgres, options.partitionRevisions);
+  const oracle = await Oracle.start(binDir, postgres.url(DATABASE));
+  cleanup.add(
+    () => oracle.stop(),
+    () => oracle.stop(),
+  );
+  const hotRuns = await createHotRuns(postgres);
+
+  const servers: ChaosServer[] = [];
+  for (const { listen } of SERVERS) {
+    const server = await ChaosServer.create({ databasePort: port, database: DATABASE, listen });
+    cleanup.add(
+      () => server.close(),
+      () => server.signal('SIGKILL'),
+    );
+    servers.push(server);
+    await server.up();
+  }
+  say(`seed ${seed}: PostgreSQL on ${port}, ${servers.length} servers are up`);
+
+  const stopWriting = new AbortController();
+  const stopFaults = new AbortController();
+  setMaxListeners(100, stopWriting.signal, stopFaults.signal);
+  cleanup.add(() => stopWriting.abort());
+  cleanup.add(() => stopFaults.abort());
+  const faults = new Faults({
+    postgres,
+    database: DATABASE,
+    servers,
+    random: new Prng(seed * 100 + 1),
+    signal: stopFaults.signal,
+    pauseMs: options.pauseMs,
+    scale: options.scale,
+    partitionRevisions: options.partitionRevisions,
+  });
+  const open = new OpenTransactions(postgres.url(DATABASE), postgres.url(ELSEWHERE));
+  cleanup.add(() => open.end());
+  await open.start();
+
+  const texts = new Texts();
+  const watchers = watcherSpecs(hotRuns).map(
+    (spec, index) =>
+      new Watcher(spec, { servers, texts, isCalm: () => faults.isCalm() }, new Prng(seed * 100 + 20 + index)),
+  );
+  for (const watcher of watchers) watcher.start();
+  cleanup.add(() => Promise.all(watchers.map((watcher) => watcher.stop())));
+
+  const counts: WriterCounts = { calls: 0, failedCalls: 0, commits: 0, rollbacks: 0, brokenTransactions: 0 };
+  const writing = Array.from({ length: 2 * WRITERS_EACH }, (_, index) => {
+    const random = new Prng(seed * 100 + 60 + index);
+    const context = { random, counts, signal: stopWriting.signal, restMs: options.restMs };
+    return index < WRITERS_EACH
+      ? writeByCalls(servers, context)
+      : writeBySql(postgres.url(DATABASE), context);
+  });
+
+  await injectFaults(faults, options, stopFaults.signal);
+  say(`${[...faults.counts.values()].reduce((sum, count) => sum + count, 0)} faults were made; healing`);
+  await postgres.up();
+  for (const server of servers) await server.up();
+  stopWriting.abort();
+  await Promise.all(writing);
+  await open.end();
+  const truth = await oracle.complete();
+  say(`${truth.events.length} events are committed; waiting for ${watchers.length} streams`);
+  // Leases still end meanwhile, so the log goes on: this is far enough.
+  const { head } = truth;
+  const late = (): Watcher[] => watchers.filter((watcher) => watcher.position < head);
+  const problems: string[] = [];
+  await waitFor(() => late().length === 0, 'every stream to reach the head of the log', CATCH_UP_MS).catch(
+    () => undefined,
+  );
+  for (const watcher of late())
+    problems.push(`${watcher.spec.name} stands at ${watcher.position}, the head was ${head}`);
+  await Promise.all(watchers.map((watcher) => watcher.stop()));
+  await oracle.complete();
+  const memory = await Promise.all(servers.map((server) => server.residentMiB()));
+  return buildReport({
+    options,
+    truth,
+    watchers,
+    faults,
+    counts,
+    servers,
+    memory,
+    problems,
+    opened: open.opened,
+  });
+}
+
+/** Each lane goes through its kinds in a new order again and again; no fault begins where it could not end in time. */
+async function injectFaults(faults: Faults, options: ChaosOptions, signal: AbortSignal): Promise<void> {
+  const startedAt = performance.now();
+  const sinceStart = (): number => performance.now() - startedAt;
+  const lanes = LANES.map(async (all, lane) => {
+    const random = new Prng(options.seed * 100 + 10 + lane);
+    const kinds = all.filter((kind) => options.kinds.includes(kind));
+    let queue: string[] = [];
+    // Time is up when it is over, but not before each kind was made once, unless that takes far too long.
+    const isOver = (): boolean =>
+      sinceStart() > options.durationMs * 2 ||
+      (sinceStart() > options.durationMs - options.calmMs && kinds.every((kind) => faults.counts.has(kind)));
+    while (kinds.length > 0 && !isOver() && !signal.aborted) {
+      const inPeriod = sinceStart() % PERIOD_MS;
+      if (inPeriod < options.calmMs) {
+        await pause(options.calmMs - inPeriod);
+        continue;
+      }
+      if (queue.length === 0) queue = shuffled(kinds, random);
+      const kind = queue.pop();
+      if (kind !== undefined && !(await faults.inject(kind))) queue.unshift(kind);
+      await pause(random.between(100, options.gapMs));
+    }
+  });
+  await Promise.all(lanes);
+  await pause(Math.max(0, options.durationMs - sinceStart()));
+}
+
+function shuffled(kinds: readonly string[], random: Prng): string[] {
+  const left = [...kinds];
+  const order: string[] = [];
+  while (left.length > 0) order.push(...left.splice(random.between(0, left.length - 1), 1));
+  return order;
+}

@@ -1,0 +1,153 @@
+/** A text of the compiled program and what stands there instead; it has to be there exactly once. */
+export interface Edit {
+  /** Below the package: `dist/src/...` or `migrations/...`. */
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+/** A named way to break the watch, and the named test that has to notice. */
+export interface WatchMutant {
+  readonly name: string;
+  readonly edits: readonly Edit[];
+  readonly caughtBy: string;
+}
+
+const edit = (file: string, from: string, to: string): Edit => ({ file, from, to });
+const HUB = 'dist/src/watch/hub.js';
+const TAIL = 'dist/src/watch/tail.js';
+const SUBSCRIPTION = 'dist/src/watch/subscription.js';
+const MIGRATION = 'migrations/0001_core.sql';
+const CALL_ABORT = `call.signal.addEventListener('abort', `;
+
+const TOKENS = 'every token on the way through a page resumes with exactly what follows';
+const ONCE = 'a stream gets each event once, whether from the log or from the hub';
+
+export const WATCH_MUTANTS: readonly WatchMutant[] = [
+  {
+    name: 'cursor on a plain sequence without the lock',
+    edits: [edit(MIGRATION, '  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);\n', '')],
+    caughtBy: 'a commit that took its revision early is not overtaken',
+  },
+  {
+    name: 'no read after LISTEN',
+    edits: [
+      edit(
+        'dist/src/watch/listener.js',
+        'this.#options.onConnect();\n        this.#options.onRing();',
+        'this.#options.onConnect();',
+      ),
+    ],
+    caughtBy: 'what was committed before LISTEN took effect is read',
+  },
+  {
+    name: 'a LISTEN connection that says nothing is trusted',
+    edits: [
+      edit(
+        'dist/src/watch/listener.js',
+        'this.#lose(client, new Error(`no echo within ${ECHO_TIMEOUT_MS} ms`))',
+        'undefined',
+      ),
+    ],
+    caughtBy: 'a LISTEN connection that went half open is found out and replaced',
+  },
+  {
+    name: 'a bookmark taken before the fan-out',
+    edits: [
+      edit(
+        SUBSCRIPTION,
+        `if (this.#queue.length > 0 || this.#state === 'ended')`,
+        `if (this.#state === 'ended')`,
+      ),
+    ],
+    caughtBy: 'a bookmark that is due waits for what was just fanned out',
+  },
+  {
+    // One notification, one page: two commits, or a large one, share a single notification.
+    name: 'the notification used as data',
+    edits: [
+      edit(
+        TAIL,
+        'if (!more)\n                return found;',
+        'if (more)\n                return true;\n            if (!more)\n                return found;',
+      ),
+    ],
+    caughtBy: 'one doorbell is enough for any number of events',
+  },
+  {
+    name: 'cleanup in finally only',
+    edits: [
+      edit('dist/src/rpc/watch_loop.js', `${CALL_ABORT}() => this.close(), { once: true });`, 'void call;'),
+      edit('dist/src/service/watch_runs.js', `${CALL_ABORT}onAbort, { once: true });`, 'void onAbort;'),
+    ],
+    caughtBy: 'a reader that goes away while its write is blocked leaves nothing behind',
+  },
+  {
+    name: 'a filter applied after the token moved',
+    edits: [
+      edit(
+        SUBSCRIPTION,
+        'const { messages, sizes } = this.#hub.messages(this.view, page, this.#cursor);',
+        'this.#cursor = page.through;\n        const { messages, sizes } = this.#hub.messages(this.view, page, this.#cursor);',
+      ),
+    ],
+    caughtBy: ONCE,
+  },
+  {
+    name: 'a token that is ahead of the message it comes with',
+    edits: [edit(HUB, 'isLast ? page.through : (events.at(-1)?.revision ?? from)', 'page.through')],
+    caughtBy: TOKENS,
+  },
+  {
+    name: 'one event skipped',
+    edits: [edit(HUB, 'event.revision > from && matchesEvent', 'event.revision > from + 1n && matchesEvent')],
+    caughtBy: ONCE,
+  },
+  {
+    name: 'retention by time instead of revision',
+    edits: [edit('dist/src/store/log_partitions.js', 'select e.append_time <', 'select e.update_time <')],
+    caughtBy: 'a change that is committed late is kept as long as any other',
+  },
+  {
+    name: 'history that is gone is skipped silently',
+    edits: [edit(TAIL, '    assertKept(after, oldestRevision);\n', '    void oldestRevision;\n')],
+    caughtBy: 'a stream whose history was dropped while it caught up is told',
+  },
+  {
+    name: 'a stream ahead of the tail is given the whole page',
+    edits: [edit(HUB, 'from > page.after ? this.messages(', 'false ? this.messages(')],
+    caughtBy: 'a stream that joins ahead of the tail is not given the start of its next page again',
+  },
+  {
+    name: 'a gap before the remembered pages is not seen',
+    edits: [edit(HUB, 'page.after <= from && from < page.through', 'from < page.through')],
+    caughtBy: 'a stream from before the remembered pages reads the log instead of jumping to them',
+  },
+  {
+    name: 'a page without payloads is published to whom wants them',
+    edits: [edit(TAIL, `if (hub.demand === 'payload' && !payload)`, 'if (false)')],
+    caughtBy: 'a page that was read without payloads is read again when a stream wants them meanwhile',
+  },
+  {
+    name: 'the demand is not looked at again after the work was counted',
+    edits: [
+      edit(
+        TAIL,
+        `if (hub.demand === 'none')\n            hub.setPosition(through);`,
+        'hub.setPosition(through);',
+      ),
+    ],
+    caughtBy: 'a stream that becomes live while work is counted gets the events that were counted',
+  },
+  {
+    name: 'the refused page counts as covered',
+    edits: [
+      edit(
+        SUBSCRIPTION,
+        'if (page.after > this.#cursor)\n                this.#cursor = page.after;',
+        'this.#cursor = page.through;',
+      ),
+    ],
+    caughtBy: 'a live stream without room goes on from the page that it refused',
+  },
+];

@@ -28,6 +28,9 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
+/** How long a stop waits for statements that are under way before it breaks their connections. */
+const STOP_QUERIES_MS = 8000;
+
 /** What was started, so that it is stopped in reverse, also when a later step fails. */
 class Stopper {
   readonly #steps: (() => Promise<void>)[] = [];
@@ -156,7 +159,13 @@ export async function startServer(
       // Whoever chooses between servers hears of it first, and then nothing is open that would not end by itself.
       health.stop();
       reflection.stop();
+      // A database that has gone silent would keep what is running from ending.
+      const timer = setTimeout(() => {
+        pool.abort();
+        watchPool.abort();
+      }, STOP_QUERIES_MS);
       await Promise.all([stopListener(http), stopListener(grpc), service.stop()]);
+      clearTimeout(timer);
     });
     signal.throwIfAborted();
     health.start();

@@ -73,13 +73,12 @@ describe('embedded PostgreSQL', () => {
     if (process.platform === 'linux') assert.deepEqual(leftProcesses(), []);
   });
 
-  test('a first start makes a durable, private database within two seconds', async (t) => {
+  test('a first start makes a durable, private database', async (t) => {
     const dataDir = join(await temporaryDir(t), 'made', 'by it');
     const before = performance.now();
     const postgres = await start(t, { dataDir });
     const took = performance.now() - before;
     t.diagnostic(`first start took ${Math.round(took)} ms`);
-    assert.ok(took < 2_000, `took ${took} ms`);
     assert.match(postgres.version, /^18\./);
     const cluster = await realpath(join(dataDir, 'postgres'));
     assert.ok(await isPostgresByCommand(postgres.pid, cluster));

@@ -27,6 +27,8 @@ export interface Pool extends Queryable {
   readonly waiting: number;
   /** Waits for what is running, then closes every connection. */
   close(): Promise<void>;
+  /** Breaks every connection, so that what is running fails at once: for a stop that must not wait for the database. */
+  abort(): void;
 }
 
 export interface Snapshot extends Queryable {
@@ -122,7 +124,12 @@ export function createPool(options: PoolOptions): Pool {
   });
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
   // A new client has no listener either until its caller goes on, and an error may come with its very first answer.
-  pool.on('connect', (client) => client.on('error', () => undefined));
+  const clients = new Set<pg.PoolClient>();
+  pool.on('connect', (client) => {
+    client.on('error', () => undefined);
+    clients.add(client);
+  });
+  pool.on('remove', (client) => clients.delete(client));
   pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
 
   /** A connection of one's own. One that broke on the way is not given back to the pool. */
@@ -210,5 +217,14 @@ export function createPool(options: PoolOptions): Pool {
       return pool.waitingCount;
     },
     close: () => pool.end(),
+    abort() {
+      for (const client of clients) destroySocket(client);
+    },
   };
+}
+
+/** Cuts a connection without a goodbye, which the other side of a half-open one would never answer. */
+export function destroySocket(client: pg.Client | pg.PoolClient): void {
+  const { connection } = client as unknown as { connection?: { stream?: { destroy?: () => void } } };
+  connection?.stream?.destroy?.();
 }

@@ -60,6 +60,8 @@ export class Hub implements Feed {
   readonly #options: HubOptions;
   readonly #groups = new Map<string, Group>();
   readonly #streams = new Set<Subscription>();
+  /** Streams that the server has ended and whose writer has not taken the last of it. */
+  readonly #draining = new Set<Subscription>();
   readonly #recent: LogPage[] = [];
   #recentEvents = 0;
   #liveCount = 0;
@@ -98,7 +100,9 @@ export class Hub implements Feed {
   /** Bytes held for all streams, as estimated. */
   get heldBytes(): number {
     let bytes = 0;
-    for (const subscription of this.#streams) bytes += subscription.heldBytes;
+    for (const streams of [this.#streams, this.#draining]) {
+      for (const subscription of streams) bytes += subscription.heldBytes;
+    }
     return bytes;
   }
 
@@ -148,7 +152,7 @@ export class Hub implements Feed {
   /** Ends what is too old or stands still. It runs while there are streams. */
   #sweep(): void {
     const now = this.clock.now();
-    for (const subscription of [...this.#streams]) {
+    for (const subscription of [...this.#streams, ...this.#draining]) {
       if (subscription.stalledMs(now) > this.#options.limits.stallMs) {
         this.stalledCount += 1;
         subscription.breakOff(
@@ -156,7 +160,11 @@ export class Hub implements Feed {
             retryDelayMs: 1000,
           }),
         );
-      } else if (subscription.endAt !== undefined && now >= subscription.endAt) {
+      } else if (
+        subscription.endAt !== undefined &&
+        now >= subscription.endAt &&
+        this.#streams.has(subscription)
+      ) {
         subscription.end(
           new BatonError('SERVER_STOPPING', 'the planned end of a long stream; go on from its last token', {
             retryDelayMs: 0,
@@ -164,11 +172,19 @@ export class Hub implements Feed {
         );
       }
     }
-    this.#sweepTimer = this.#streams.size === 0 ? undefined : this.clock.after(SWEEP_MS, () => this.#sweep());
+    const idle = this.#streams.size + this.#draining.size === 0;
+    this.#sweepTimer = idle ? undefined : this.clock.after(SWEEP_MS, () => this.#sweep());
+  }
+
+  /** Takes a stream out that the server has ended; the sweep still sees to it that its writer comes to an end. */
+  retire(subscription: Subscription): void {
+    this.remove(subscription);
+    this.#draining.add(subscription);
   }
 
   /** Forgets a stream that has ended, in whatever state it was. */
   remove(subscription: Subscription): void {
+    this.#draining.delete(subscription);
     if (!this.#streams.delete(subscription)) return;
     this.endedStreams.add(subscription.endReason);
     const group = this.#groupOf(subscription);

@@ -2,6 +2,7 @@ import pg from 'pg';
 import { backoffMs } from '../base/backoff.js';
 import type { Clock, Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
+import { destroySocket } from '../store/pool.js';
 
 /** The channel on which the log rings after every commit that changed a run. */
 export const LOG_CHANNEL = 'baton_log';
@@ -144,9 +145,4 @@ export class Listener {
     this.#timer?.cancel();
     this.#timer = this.#options.clock.after(ECHO_INTERVAL_MS, () => this.#sendEcho(client));
   }
-}
-
-function destroySocket(client: pg.Client): void {
-  const { connection } = client as unknown as { connection?: { stream?: { destroy?: () => void } } };
-  connection?.stream?.destroy?.();
 }

@@ -49,6 +49,7 @@ export class StateStream {
       const opened = await this.#changes.next();
       return opened === undefined ? undefined : { ...opened, resumeToken: '' };
     }
+    this.#changes.touch();
     try {
       return this.#queue.shift() ?? (await this.#readPage());
     } catch (error) {

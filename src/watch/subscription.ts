@@ -20,7 +20,10 @@ export interface Feed {
   readPage(after: bigint, payload: boolean): Promise<LogPage>;
   /** What a page holds for a view after a revision. */
   messages(view: View, page: LogPage, from: bigint): PageMessages;
+  /** Forgets a stream that has ended. */
   remove(subscription: Subscription): void;
+  /** The same for one whose writer has still to take what is queued; it is told when that is done, or `remove` is. */
+  retire(subscription: Subscription): void;
 }
 
 export interface SubscriptionStart {
@@ -225,6 +228,7 @@ export class Subscription {
   }
 
   #finish(): undefined {
+    this.#hub.remove(this);
     const error = this.#error;
     this.#error = undefined;
     if (error !== undefined) throw error;
@@ -252,10 +256,16 @@ export class Subscription {
     this.#state = 'ended';
     this.#error = error;
     this.endReason = error.reason;
-    this.#leave();
+    this.#hub.retire(this);
+    this.#left();
     const last = this.#marker('BOOKMARK', revision);
     this.#queue.push({ message: last, bytes: 0 });
     this.#wake?.();
+  }
+
+  /** The writer has taken something from elsewhere that goes before what is here. */
+  touch(): void {
+    this.#lastSentAt = this.#hub.clock.now();
   }
 
   /** How long the writer has been busy with one message, in milliseconds. */
@@ -277,12 +287,12 @@ export class Subscription {
     this.#error = undefined;
     this.#queue = [];
     this.#queueBytes = 0;
-    this.#leave();
+    this.#hub.remove(this);
+    this.#left();
     this.#wake?.();
   }
 
-  #leave(): void {
-    this.#hub.remove(this);
+  #left(): void {
     this.onEnd?.();
     this.onEnd = undefined;
   }

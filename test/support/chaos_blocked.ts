@@ -29,19 +29,20 @@ export async function blockedWatch(httpUrl: string): Promise<Socket> {
 /** Waits until the stream is open and reads no more of the log: its writer is blocked. */
 export async function untilBlocked(database: TestDatabase, isOpen: () => boolean): Promise<void> {
   await waitFor(isOpen, 'the stream to open');
-  let last = '';
-  let same = 0;
+  let seen = false;
+  let quiet = 0;
   await waitFor(
     async () => {
-      const [row] = await database.pool.query<{ reads: string }>(
-        `select coalesce(max(query_start)::text, '') as reads from pg_stat_activity
+      // A session shows its last statement only, so a read may be hidden behind another statement of its session.
+      const [row] = await database.pool.query<{ reading: boolean | null }>(
+        `select max(query_start) > clock_timestamp() - interval '100 milliseconds' as reading from pg_stat_activity
          where application_name = 'baton watch' and query like '%bytes_before%' and datname = current_database()`,
       );
-      same = row?.reads === last && last !== '' ? same + 1 : 0;
-      last = row?.reads ?? '';
-      return same > 20;
+      seen ||= row?.reading != null;
+      quiet = row?.reading === true ? 0 : quiet + 1;
+      return seen && quiet > 50;
     },
     'the writer to be blocked',
-    10_000,
+    30_000,
   );
 }

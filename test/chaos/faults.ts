@@ -1,4 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { LIMITS } from '../../src/base/limits.js';
 import { systemClock } from '../../src/base/clock.js';
 import { Retention } from '../../src/service/retention.js';
 import { createPool, type Pool } from '../../src/store/pool.js';
@@ -54,8 +55,6 @@ export const LANES = [
 ] as const;
 export const ALL_KINDS: readonly string[] = LANES.flat();
 
-/** What stalled streams may cost a server before it is taken for unbounded; garbage is in it. */
-const STALL_MEMORY_MIB = 96;
 /** A healthy stream has a bookmark every second. */
 const STALL_SILENCE_MS = 3000;
 
@@ -270,8 +269,9 @@ export class Faults {
     const from = Date.now();
     const report = await stall(this.#server(), shared, 4000, (ms) => this.#rest(ms));
     this.stalls.push(report);
-    if (report.residentAfterMiB - report.residentBeforeMiB > STALL_MEMORY_MIB)
-      this.problems.push(`8 stalled streams took ${report.residentAfterMiB - report.residentBeforeMiB} MiB`);
+    // The process's memory is reported too, but garbage makes up most of it.
+    if ((report.heldPerStream ?? 0) > LIMITS.streamBytes)
+      this.problems.push(`the server held ${Math.round(report.heldPerStream ?? 0)} bytes for a stream`);
     // Beside other faults the healthy stream has reasons of its own to be silent.
     const alone = this.#intervals.filter((fault) => fault.to + AFTERMATH_MS > from).length === 1;
     if (alone && report.longestSilenceMs > STALL_SILENCE_MS)

@@ -84,6 +84,8 @@ export interface StallReport {
   readonly longestSilenceMs: number;
   readonly residentBeforeMiB: number;
   readonly residentAfterMiB: number;
+  /** Bytes that the server says it holds for one stream on the average; undefined when it could not be asked. */
+  readonly heldPerStream: number | undefined;
   readonly stalledStreams: number;
 }
 
@@ -130,9 +132,27 @@ export async function stall(
       longestSilenceMs: Math.round(Math.max(healthy.longestSilenceMs, performance.now() - healthy.lastAt)),
       residentBeforeMiB,
       residentAfterMiB: await server.residentMiB(),
+      heldPerStream: await heldPerStream(server),
       stalledStreams: stalled.filter((stream) => !stream.ended).length,
     };
   } finally {
     for (const opened of sessions) opened.destroy();
+  }
+}
+
+/** From the server's own gauges. It may be paused or away just now: then there is nothing to say. */
+async function heldPerStream(server: ChaosServer): Promise<number | undefined> {
+  try {
+    const response = await fetch(`${server.httpUrl}/metrics`, { signal: AbortSignal.timeout(2000) });
+    const text = await response.text();
+    const sum = (name: string): number =>
+      [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].reduce(
+        (total, [, value]) => total + Number(value),
+        0,
+      );
+    const streams = sum('baton_streams');
+    return streams === 0 ? undefined : sum('baton_stream_held_bytes') / streams;
+  } catch {
+    return undefined;
   }
 }

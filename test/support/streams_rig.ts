@@ -54,6 +54,11 @@ export class StreamsRig {
     });
   }
 
+  /** Connections to the database that the server has open: pools make them as they need them. */
+  get databaseConnections(): number {
+    return this.#pools.reduce((sum, pool) => sum + pool.size, 0);
+  }
+
   static async start(databaseUrl: string, options: StreamsRigOptions = {}): Promise<StreamsRig> {
     const rig = new StreamsRig(databaseUrl, options);
     const { service } = rig;

@@ -13,7 +13,7 @@ import { createService, type Service } from './service/service.js';
 import { waitForDatabase } from './store/connect.js';
 import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
 import { migrate } from './store/migrate.js';
-import { createPool } from './store/pool.js';
+import { createPool, type Pool } from './store/pool.js';
 
 /** A server that is up. */
 export interface RunningServer {
@@ -30,6 +30,7 @@ export interface RunningServer {
 
 /** How long a stop waits for statements that are under way before it breaks their connections. */
 const STOP_QUERIES_MS = 8000;
+const CLOSE_POOL_MS = 2000;
 
 /** What was started, so that it is stopped in reverse, also when a later step fails. */
 class Stopper {
@@ -78,6 +79,13 @@ async function startDatabase(
   return { url: embedded.url, failed };
 }
 
+/** Calls that were broken off may still have statements under way: they get a moment. */
+async function closePool(pool: Pool): Promise<void> {
+  const timer = setTimeout(() => pool.abort(), CLOSE_POOL_MS);
+  await pool.close();
+  clearTimeout(timer);
+}
+
 async function stopListener(listener: RpcServer): Promise<void> {
   try {
     await listener.drain();
@@ -104,7 +112,7 @@ export async function startServer(
 
     const pooled = config.listenUrl !== undefined;
     const pool = createPool({ databaseUrl: database.url, connections: config.poolConnections, pooled, log });
-    stopper.push(() => pool.close());
+    stopper.push(() => closePool(pool));
     // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
     const watchPool = createPool({
       databaseUrl: database.url,
@@ -114,7 +122,7 @@ export async function startServer(
       pooled,
       log,
     });
-    stopper.push(() => watchPool.close());
+    stopper.push(() => closePool(watchPool));
     const service = createService({
       pool,
       watchPool,

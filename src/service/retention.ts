@@ -67,6 +67,7 @@ export class Retention {
   }
 
   async #step(step: string, work: () => Promise<unknown>): Promise<void> {
+    if (this.#loop.stopped) return;
     try {
       await work();
     } catch (error) {

@@ -27,7 +27,7 @@ export interface Pool extends Queryable {
   readonly waiting: number;
   /** Waits for what is running, then closes every connection. */
   close(): Promise<void>;
-  /** Breaks every connection, so that what is running fails at once: for a stop that must not wait for the database. */
+  /** Breaks every connection and makes no more: what is running or comes fails at once, so that a stop need not wait. */
   abort(): void;
 }
 
@@ -125,9 +125,11 @@ export function createPool(options: PoolOptions): Pool {
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
   // A new client has no listener either until its caller goes on, and an error may come with its very first answer.
   const clients = new Set<pg.PoolClient>();
+  let aborted = false;
   pool.on('connect', (client) => {
     client.on('error', () => undefined);
     clients.add(client);
+    if (aborted) destroySocket(client);
   });
   pool.on('remove', (client) => clients.delete(client));
   pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
@@ -135,6 +137,7 @@ export function createPool(options: PoolOptions): Pool {
   /** A connection of one's own. One that broke on the way is not given back to the pool. */
   const checkOut = async (): Promise<Session> => {
     let client: pg.PoolClient;
+    if (aborted) throw new BatonError('DATABASE_UNAVAILABLE', 'this server is letting go of the database');
     try {
       client = await pool.connect();
     } catch (error) {
@@ -218,6 +221,7 @@ export function createPool(options: PoolOptions): Pool {
     },
     close: () => pool.end(),
     abort() {
+      aborted = true;
       for (const client of clients) destroySocket(client);
     },
   };

@@ -194,7 +194,7 @@ export class Faults {
   /** An orderly stop, which must not hang whatever else is broken; its streams end with a last token. */
   async #stopServer(): Promise<void> {
     const server = this.#server();
-    if (!(await server.terminate())) this.problems.push('a server did not stop within 20 s of SIGTERM');
+    if (!(await server.terminate())) this.problems.push('a server did not stop in time after SIGTERM');
     await server.up();
   }
 

@@ -13,6 +13,9 @@ export interface ServerOptions {
   readonly listen: boolean;
 }
 
+/** A stop may take 13 s while the database is silent, and begins when a server that was paused goes on. */
+const STOP_TIMEOUT_MS = 45_000;
+
 /** A Baton server as its clients know it: a process that comes and goes behind addresses that stay. */
 export class ChaosServer {
   readonly #options: ServerOptions;
@@ -117,7 +120,7 @@ export class ChaosServer {
     const process = this.#process;
     if (process === undefined) return true;
     process.child.kill('SIGTERM');
-    const ended = await within(process.exited, 'a server to stop', 20_000).then(
+    const ended = await within(process.exited, 'a server to stop', STOP_TIMEOUT_MS).then(
       () => true,
       () => false,
     );

@@ -24,8 +24,7 @@ import { readEvents } from '../src/store/sql/read_events.js';
 import { readHead } from '../src/store/sql/read_head.js';
 import { readNewWork } from '../src/store/sql/read_new_work.js';
 import { releaseClaims } from '../src/store/sql/release_claims.js';
-import { isLeaseLive, updateRuns, type RunUpdate } from '../src/store/sql/update_runs.js';
-import { violates } from '../src/store/violation.js';
+import { isLeaseLive, updateRuns } from '../src/store/sql/update_runs.js';
 import { describeOnEveryPostgres } from './support/database.js';
 import { bulkInsert, rowsVisited } from './support/log_plan.js';
 import {
@@ -36,6 +35,7 @@ import {
   fresh,
   must,
   newRun,
+  type UpdateFields,
   report,
   update,
   waitingForLock,
@@ -421,7 +421,7 @@ describeOnEveryPostgres('statements', (open) => {
     void test(
       'a run whose cancel was requested does not wait again',
       fresh(open, async (db) => {
-        const ways: readonly (readonly [string, Partial<RunUpdate>, string])[] = [
+        const ways: readonly (readonly [string, UpdateFields, string])[] = [
           ['new', {}, 'CANCELED'],
           ['initialized', { output: { done: true } }, 'CANCELED'],
           ['error', { retryable: true }, 'FAILED'],
@@ -479,7 +479,7 @@ describeOnEveryPostgres('statements', (open) => {
       }),
     );
 
-    const reports: readonly (readonly [status: string, fields: Partial<RunUpdate>])[] = [
+    const reports: readonly (readonly [status: string, fields: UpdateFields])[] = [
       ['initialized', { output: { n: 1 } }],
       ['error', { errorCode: 'E', errorMessage: 'm' }],
       ['error', { errorCode: 'E', errorMessage: 'm', retryable: true }],
@@ -929,8 +929,8 @@ describeOnEveryPostgres('statements', (open) => {
           traceParent: 't',
         });
         const made = must((await createRuns(db.pool, [full])).get(full.id), 'the run');
-        const { requestHash: _, ...fields } = full;
-        assert.deepEqual({ ...made, ...fields }, made);
+        const { requestHash: _, input, ...fields } = full;
+        assert.deepEqual({ ...made, ...fields, input: JSON.parse(input ?? '') }, made);
         assert.deepEqual(await getRun(db.pool, full.id), made);
         assert.deepEqual((await findRequests(db.pool, ['q', 'nope'])).get('q'), {
           run: made,
@@ -959,12 +959,13 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
-      'refuses all of a batch with an unknown pipeline',
+      'leaves out a run of an unknown pipeline, and all of a batch that has to go together',
       fresh(open, async (db) => {
-        await assert.rejects(createRuns(db.pool, [newRun(), newRun({ pipeline: 'nope' })]), (error) =>
-          violates(error, 'runs_pipeline_exists'),
-        );
+        const [known, unknown] = [newRun(), newRun({ pipeline: 'nope' })];
+        assert.equal((await createRuns(db.pool, [known, unknown], true)).size, 0);
         assert.equal((await readHead(db.pool)).revision, 0n);
+        assert.deepEqual([...(await createRuns(db.pool, [known, unknown])).keys()], [known.id]);
+        assert.equal((await readHead(db.pool)).revision, 1n);
       }),
     );
 

@@ -46,6 +46,14 @@ export const LIMITS = {
   jsonDepth: 64,
   messageBytes: 16 * 1024 * 1024,
   claimWaiters: 20_000,
+  /** Calls that are merged into one transaction; see service/group_commit.ts. Weight is characters of payload. */
+  groups: {
+    groupItems: 500,
+    groupWeight: 4 * 1024 * 1024,
+    waitingItems: 10_000,
+    waitingWeight: 64 * 1024 * 1024,
+    aloneInFlight: 3,
+  },
 
   // Watch.
   bookmarkDefaultMs: 10_000,

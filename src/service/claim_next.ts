@@ -1,11 +1,8 @@
 import { LIMITS } from '../base/limits.js';
 import { PIPELINE_DEFAULTS } from '../run/pipeline.js';
 import type { Claim } from '../run/run.js';
-import type { Queryable } from '../store/pool.js';
-import type { ClaimSlot } from '../store/sql/claim_runs.js';
-import { findClaims } from '../store/sql/find_claims.js';
-import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { CallContext, ClaimNextRequest } from './api.js';
+import type { ClaimTarget } from './claim_within_limits.js';
 import type { Claims } from './claims.js';
 import { Violations } from './validate.js';
 
@@ -22,7 +19,7 @@ export function validateClaim(found: Violations, request: ClaimNextRequest): voi
 }
 
 /** Where and for whom a request claims, with its defaults filled in. */
-export function claimTarget(request: ClaimNextRequest): { readonly key: StageKey; readonly slot: ClaimSlot } {
+export function claimTarget(request: ClaimNextRequest): ClaimTarget {
   const { workerId, leaseMs, requestId } = request;
   return {
     key: {
@@ -33,15 +30,7 @@ export function claimTarget(request: ClaimNextRequest): { readonly key: StageKey
   };
 }
 
-/** The claims that this worker got under the same request_id before and still holds; a lost reply is made good so. */
-export async function rememberedClaims(db: Queryable, request: ClaimNextRequest): Promise<readonly Claim[]> {
-  if (request.requestId === '') return [];
-  const { key } = claimTarget(request);
-  return findClaims(db, { ...key, requestId: request.requestId, workerId: request.workerId });
-}
-
 export async function claimNext(
-  db: Queryable,
   claims: Claims,
   request: ClaimNextRequest,
   call: CallContext,
@@ -49,8 +38,6 @@ export async function claimNext(
   const found = new Violations();
   validateClaim(found, request);
   found.throwIfAny();
-  const remembered = await rememberedClaims(db, request);
-  if (remembered.length > 0) return remembered;
   const { key, slot } = claimTarget(request);
   return claims.claim(key, slot, request.waitMs, call.signal);
 }

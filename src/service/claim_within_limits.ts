@@ -2,6 +2,7 @@ import { BatonError } from '../base/errors.js';
 import type { Claim } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { claimRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
+import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import { findCandidates, lockRoom, type ClaimPlace } from '../store/sql/stage_room.js';
 
@@ -45,14 +46,44 @@ export async function claimWithin(
   return claimRuns(tx, key.pipeline, key.stage, slots, chosen);
 }
 
+/** Where and for whom a ClaimNext claims. */
+export interface ClaimTarget {
+  readonly key: StageKey;
+  readonly slot: ClaimSlot;
+}
+
 /**
- * Claims for one worker inside a transaction of the caller, without waiting.
+ * Claims for several workers inside a transaction of the caller, without waiting for runs. Who repeats a request_id
+ * gets the claims that it still holds. Stages are taken in the order of their names, since those with limits are locked.
  *
+ * @returns the claims of each target, possibly none
  * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND
  */
-export async function claimAtOnce(tx: Queryable, key: StageKey, slot: ClaimSlot): Promise<readonly Claim[]> {
-  const unlimited = await claimRuns(tx, key.pipeline, key.stage, [slot]);
-  if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
-  const result = unlimited.stageLimited ? await claimWithin(tx, key, [slot]) : unlimited;
-  return result.claims[0] ?? [];
+export async function claimAtOnce(
+  tx: Queryable,
+  targets: readonly ClaimTarget[],
+): Promise<readonly (readonly Claim[])[]> {
+  const claims: (readonly Claim[])[] = await findClaims(
+    tx,
+    targets.map(({ key, slot }) => ({ ...key, workerId: slot.workerId, requestId: slot.requestId ?? '' })),
+  );
+  const open = [...targets.entries()].filter(([index]) => claims[index]?.length === 0);
+  const stages = new Map<string, typeof open>();
+  for (const entry of open) {
+    const { pipeline, stage } = entry[1].key;
+    const name = `${pipeline}/${stage}`;
+    stages.set(name, [...(stages.get(name) ?? []), entry]);
+  }
+  for (const [, members] of [...stages].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const key = members[0]?.[1].key;
+    if (key === undefined) continue;
+    const slots = members.map(([, { slot }]) => slot);
+    const unlimited = await claimRuns(tx, key.pipeline, key.stage, slots);
+    if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
+    const result = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
+    members.forEach(([index], place) => {
+      claims[index] = result.claims[place] ?? [];
+    });
+  }
+  return claims;
 }

@@ -6,6 +6,7 @@ import type { Claim } from '../run/run.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool } from '../store/pool.js';
 import { claimRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
+import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
@@ -201,20 +202,10 @@ export class Claims {
   async #serve(queue: StageQueue, batch: readonly Waiter[]): Promise<void> {
     const announced = queue.work;
     queue.work = 0;
-    const asked = batch.reduce((sum, waiter) => sum + waiter.slot.maxRuns, 0);
     try {
-      const result = await this.#claim(
-        queue,
-        batch.map((waiter) => waiter.slot),
-      );
-      const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
-      // Got all that was asked for: there may be more, whatever was announced.
-      if (found === asked) queue.work += Math.max(announced - found, 1);
-      if (!result.stageKnown) {
-        const error = unknownStage(queue, result.pipelineKnown);
-        for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
-      }
-      batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
+      const others = await this.#repeat(queue, batch);
+      if (others.length > 0) await this.#serveNew(queue, others, announced);
+      else queue.work += announced;
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
       for (const waiter of batch) waiter.fail(error);
@@ -223,6 +214,41 @@ export class Claims {
       waiter.inHand = false;
       if (waiter.open) queue.parked.add(waiter);
     }
+  }
+
+  /**
+   * Answers those who repeat a request_id with the claims that they still hold, so that a lost reply is made good.
+   *
+   * @returns the other calls
+   */
+  async #repeat(queue: StageQueue, batch: readonly Waiter[]): Promise<Waiter[]> {
+    const { pipeline, stage } = queue;
+    const held = await findClaims(
+      this.#options.pool,
+      batch.map(({ slot }) => ({
+        ...{ pipeline, stage },
+        ...{ workerId: slot.workerId, requestId: slot.requestId ?? '' },
+      })),
+    );
+    return batch.filter((waiter, index) => {
+      const claims = held[index] ?? [];
+      if (claims.length > 0) waiter.answer(claims);
+      return claims.length === 0;
+    });
+  }
+
+  async #serveNew(queue: StageQueue, batch: readonly Waiter[], announced: number): Promise<void> {
+    const slots = batch.map(({ slot }) => slot);
+    const result = await this.#claim(queue, slots);
+    const asked = slots.reduce((sum, { maxRuns }) => sum + maxRuns, 0);
+    const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
+    // Got all that was asked for: there may be more, whatever was announced.
+    if (found === asked) queue.work += Math.max(announced - found, 1);
+    if (!result.stageKnown) {
+      const error = unknownStage(queue, result.pipelineKnown);
+      for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
+    }
+    batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
   }
 
   async #claim(queue: StageQueue, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
@@ -279,9 +305,15 @@ function keyOf({ pipeline, stage }: StageKey): string {
 function takeBatch(queue: StageQueue): Waiter[] {
   const batch: Waiter[] = [];
   let runs = 0;
+  const repeatable = new Set<string>();
   const take = (from: Set<Waiter>, limit: number): void => {
     for (const waiter of from) {
       if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
+      // The same request twice: the second must see what the first one gets.
+      const { requestId = '', workerId } = waiter.slot;
+      const key = `${requestId} ${workerId}`;
+      if (requestId !== '' && repeatable.has(key)) continue;
+      repeatable.add(key);
       from.delete(waiter);
       if (!waiter.open) continue;
       waiter.inHand = true;

@@ -9,15 +9,16 @@ import type { Pool, Queryable } from '../store/pool.js';
 import { createRuns, type NewRun } from '../store/sql/create_runs.js';
 import { findRequests, type KnownRequest } from '../store/sql/find_requests.js';
 import { getPipelineNames } from '../store/sql/get_pipelines.js';
-import { violates } from '../store/violation.js';
 import type { CallContext, CreateRunRequest } from './api.js';
+import { GroupCommit, type GroupCommitOptions, type Outcome } from './group_commit.js';
 import { Violations } from './validate.js';
 
-function validate(found: Violations, request: CreateRunRequest): void {
+/** @returns the input as JSON text */
+function validate(found: Violations, request: CreateRunRequest): string | undefined {
   found.name('pipeline', request.pipeline);
   found.text('repository', request.repository, LIMITS.repositoryChars);
   found.labels('labels', request.labels);
-  found.payload('input', request.input, LIMITS.payloadBytes);
+  const input = found.payload('input', request.input, LIMITS.payloadBytes);
   found.integer('priority', request.priority, 0, LIMITS.priorityMax);
   found.text('concurrency_key', request.concurrencyKey, LIMITS.concurrencyKeyChars);
   found.integer('max_attempts', request.maxAttempts, 0, LIMITS.attemptsMax);
@@ -27,6 +28,7 @@ function validate(found: Violations, request: CreateRunRequest): void {
   if (time !== undefined && time > Date.now() + LIMITS.scheduleMaxMs) {
     found.add('schedule_time', `must be at most ${LIMITS.scheduleMaxMs / 86_400_000} days ahead`);
   }
+  return input;
 }
 
 /** What makes two requests with one request_id the same. The trace is that of the call and not of the content. */
@@ -35,9 +37,10 @@ function contentHash(request: CreateRunRequest): Buffer {
   return createHash('sha256').update(content).digest();
 }
 
-function newRun(request: CreateRunRequest): NewRun {
+function newRun(request: CreateRunRequest, input: string | undefined): NewRun {
   return {
     ...request,
+    input,
     id: uuidV7(),
     requestHash: request.requestId === '' ? undefined : contentHash(request),
   };
@@ -73,62 +76,98 @@ function firstOfEachRequest(runs: readonly NewRun[]): NewRun[] {
   });
 }
 
-async function insert(db: Queryable, runs: readonly NewRun[]): Promise<Run[]> {
-  const firsts = firstOfEachRequest(runs);
-  const created = await createRuns(db, [...new Set(firsts)]);
-  const missing = firsts.filter((run) => !created.has(run.id));
-  // Its own statement, because its snapshot has to see what the insert met.
-  const known =
-    missing.length === 0
-      ? undefined
-      : await findRequests(
-          db,
-          missing.map((run) => run.requestId),
-        );
-  return firsts.map((run) => {
+/** What became of each run: the new one, the first one with its request_id, or why it was refused. */
+async function insert(
+  db: Queryable,
+  runs: readonly NewRun[],
+  allOrNothing: boolean,
+): Promise<(Run | BatonError)[]> {
+  const created = await createRuns(db, runs, allOrNothing);
+  const missing = runs.filter((run) => !created.has(run.id));
+  if (missing.length === 0) return runs.map((run) => created.get(run.id) ?? removed(run));
+  // Of their own, because their snapshot has to see what the insert met.
+  const known = await findRequests(
+    db,
+    missing.map(({ requestId }) => requestId).filter((requestId) => requestId !== ''),
+  );
+  const pipelines = await getPipelineNames(db, [...new Set(missing.map(({ pipeline }) => pipeline))]);
+  return runs.map((run) => {
     const made = created.get(run.id);
     if (made !== undefined) return made;
-    const earlier = known?.get(run.requestId);
-    if (earlier === undefined) {
-      throw new BatonError(
-        'DATABASE_UNAVAILABLE',
-        `the run of request_id ${JSON.stringify(run.requestId)} was just removed`,
-      );
-    }
-    if (!sameContent(run, earlier)) throw reused(run.requestId);
-    return earlier.run;
+    const earlier = known.get(run.requestId);
+    if (earlier !== undefined) return sameContent(run, earlier) ? earlier.run : reused(run.requestId);
+    return pipelines.includes(run.pipeline) ? removed(run) : unknownPipeline(run.pipeline);
   });
 }
 
-/** Says which pipelines of a batch do not exist. */
-async function unknownPipeline(db: Queryable, requests: readonly CreateRunRequest[]): Promise<BatonError> {
-  const names = [...new Set(requests.map((request) => request.pipeline))];
-  const known = await getPipelineNames(db, names);
-  const missing = names.filter((name) => !known.includes(name));
+/** The run that was in the way of the insert has gone since. */
+function removed({ requestId }: NewRun): BatonError {
   return new BatonError(
-    'PIPELINE_NOT_FOUND',
-    `there is no pipeline ${missing.map((name) => JSON.stringify(name)).join(', ')}`,
-    {
-      metadata: { pipeline: missing.join(',') },
-    },
+    'DATABASE_UNAVAILABLE',
+    `the run of request_id ${JSON.stringify(requestId)} was just removed`,
   );
 }
 
+function unknownPipeline(...names: readonly string[]): BatonError {
+  return new BatonError(
+    'PIPELINE_NOT_FOUND',
+    `there is no pipeline ${names.map((name) => JSON.stringify(name)).join(', ')}`,
+    { metadata: { pipeline: names.join(',') } },
+  );
+}
+
+/** The runs of a batch of which none may be refused. */
+async function insertAll(db: Queryable, runs: readonly NewRun[]): Promise<Run[]> {
+  const firsts = firstOfEachRequest(runs);
+  const distinct = [...new Set(firsts)];
+  const outcomes = await insert(db, distinct, true);
+  const refusals = outcomes.filter((outcome) => outcome instanceof BatonError);
+  const unknown = refusals.filter(({ reason }) => reason === 'PIPELINE_NOT_FOUND');
+  if (unknown.length > 0)
+    throw unknownPipeline(...new Set(unknown.map(({ metadata }) => metadata.pipeline ?? '')));
+  if (refusals[0] !== undefined) throw refusals[0];
+  const byRun = new Map(distinct.map((run, index) => [run, outcomes[index]]));
+  return firsts.map((run) => {
+    const made = byRun.get(run);
+    if (made === undefined || made instanceof BatonError) throw new Error(`run ${run.id} has no outcome`);
+    return made;
+  });
+}
+
 export class CreateRuns {
+  /**
+   * A request_id that somebody holds in an open transaction makes a whole group wait, so those who name one are kept
+   * from those who do not.
+   */
+  readonly plain: GroupCommit<NewRun, Run>;
+  readonly named: GroupCommit<NewRun, Run>;
   readonly #pool: Pool;
 
   constructor(pool: Pool) {
     this.#pool = pool;
+    const options: GroupCommitOptions<NewRun, Run> = {
+      name: 'CreateRun calls',
+      limits: LIMITS.groups,
+      weigh: (run) => run.input?.length ?? 0,
+      keys: ({ requestId }) => (requestId === '' ? [] : [requestId]),
+      together: async (runs) => (await insert(pool, runs, false)).map(toOutcome),
+      alone: async (run) => {
+        const [outcome] = await insert(pool, [run], false);
+        if (outcome === undefined || outcome instanceof BatonError) throw outcome;
+        return outcome;
+      },
+    };
+    this.plain = new GroupCommit(options);
+    this.named = new GroupCommit(options);
   }
 
   async createRun(request: CreateRunRequest, call: CallContext): Promise<Run> {
     const filled = withDefaults(request);
     const found = new Violations();
-    validate(found, filled);
+    const input = validate(found, filled);
     found.throwIfAny();
-    const [run] = await this.#insert([filled], call);
-    if (run === undefined) throw new Error('an insert of one run returned none');
-    return run;
+    const group = request.requestId === '' ? this.plain : this.named;
+    return group.submit(newRun(filled, input), call.signal);
   }
 
   /** All or nothing, in the order of the requests. */
@@ -139,23 +178,19 @@ export class CreateRuns {
       found.throwIfAny();
     }
     const filled = requests.map(withDefaults);
-    filled.forEach((request, index) => validate(found.at(`requests[${index}]`), request));
+    const inputs = filled.map((request, index) => validate(found.at(`requests[${index}]`), request));
     found.throwIfAny();
-    return filled.length === 0 ? [] : this.#insert(filled, call);
-  }
-
-  async #insert(requests: readonly CreateRunRequest[], call: CallContext): Promise<Run[]> {
     throwIfAborted(call.signal);
-    const runs = requests.map(newRun);
-    try {
-      // One statement commits by itself; only a batch with request ids can turn out to be refused after it.
-      const alone = runs.length === 1 || runs.every((run) => run.requestId === '');
-      return await (alone ? insert(this.#pool, runs) : this.#pool.transaction((tx) => insert(tx, runs)));
-    } catch (error) {
-      if (violates(error, 'runs_pipeline_exists')) throw await unknownPipeline(this.#pool, requests);
-      throw error;
-    }
+    const runs = filled.map((request, index) => newRun(request, inputs[index]));
+    if (runs.length === 0) return [];
+    // One statement commits by itself; only a batch with request ids can turn out to be refused after it.
+    const alone = runs.every((run) => run.requestId === '');
+    return alone ? insertAll(this.#pool, runs) : this.#pool.transaction((tx) => insertAll(tx, runs));
   }
+}
+
+function toOutcome(result: Run | BatonError): Outcome<Run> {
+  return result instanceof BatonError ? { error: result } : { value: result };
 }
 
 function withDefaults(request: CreateRunRequest): CreateRunRequest {

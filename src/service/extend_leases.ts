@@ -1,16 +1,18 @@
-import { throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
-import type { Queryable } from '../store/pool.js';
+import type { Pool, Queryable } from '../store/pool.js';
 import {
   extendLeases as updateLeases,
+  hasNews,
   type ExtendedLease,
   type Extension,
 } from '../store/sql/extend_leases.js';
 import type { CallContext, ExtendLeasesRequest, LeaseExtension, LeaseExtensionResult } from './api.js';
+import { GroupCommit } from './group_commit.js';
 import { Violations } from './validate.js';
 
-function validate(request: ExtendLeasesRequest): void {
+/** @returns the checkpoints as JSON text */
+function validate(request: ExtendLeasesRequest): (string | undefined)[] {
   const found = new Violations();
   if (request.leases.length > LIMITS.batchItems) {
     found.add('leases', `must have at most ${LIMITS.batchItems} items, has ${request.leases.length}`);
@@ -19,7 +21,7 @@ function validate(request: ExtendLeasesRequest): void {
   if (request.leaseMs !== 0)
     found.durationMs('lease_duration', request.leaseMs, LIMITS.leaseMinMs, LIMITS.leaseMaxMs);
   const seen = new Set<string>();
-  request.leases.forEach((item, index) => {
+  const checkpoints = request.leases.map((item, index) => {
     const at = found.at(`leases[${index}]`);
     at.uuid('run_id', item.runId);
     if (seen.has(item.runId)) at.add('run_id', 'is there twice');
@@ -28,9 +30,31 @@ function validate(request: ExtendLeasesRequest): void {
     if (item.progress !== undefined) at.number('progress', item.progress, 0, 1);
     if (item.statusMessage !== undefined)
       at.text('status_message', item.statusMessage, LIMITS.statusMessageChars);
-    at.payload('checkpoint', item.checkpoint, LIMITS.checkpointBytes);
+    return at.payload('checkpoint', item.checkpoint, LIMITS.checkpointBytes);
   });
   found.throwIfAny();
+  return checkpoints;
+}
+
+/** All lease extensions of this server, merged. A lease that is not held any more comes out as undefined. */
+export function createExtendGroup(pool: Pool): GroupCommit<Extension, ExtendedLease | undefined> {
+  return new GroupCommit<Extension, ExtendedLease | undefined>({
+    name: 'lease extensions',
+    limits: LIMITS.groups,
+    weigh: (item) => item.checkpoint?.length ?? 0,
+    keys: (item) => [item.runId],
+    async together(items) {
+      const extended = await inOne(pool, items, (db) => updateLeases(db, items, 'skip'));
+      // One that is missing may only be locked at the moment.
+      return extended.map((lease) => lease && { value: lease });
+    },
+    alone: async (item) => (await updateLeases(pool, [item]))[0],
+  });
+}
+
+/** Items with and without news take a statement each. */
+function inOne<T>(pool: Pool, items: readonly Extension[], work: (db: Queryable) => Promise<T>): Promise<T> {
+  return items.some(hasNews) && !items.every(hasNews) ? pool.transaction(work) : work(pool);
 }
 
 function resultOf({ runId }: LeaseExtension, lease: ExtendedLease | undefined): LeaseExtensionResult {
@@ -42,23 +66,29 @@ function resultOf({ runId }: LeaseExtension, lease: ExtendedLease | undefined): 
   };
 }
 
-/** Extends leases; what each item brings of progress, message and checkpoint is kept. Lost leases change nothing. */
+/**
+ * Extends leases; what each item brings of progress, message and checkpoint is kept. Lost leases change nothing. An
+ * item that could not be done fails the call, which may be sent again as it is.
+ */
 export async function extendLeases(
-  db: Queryable,
+  group: GroupCommit<Extension, ExtendedLease | undefined>,
   request: ExtendLeasesRequest,
   call: CallContext,
 ): Promise<readonly LeaseExtensionResult[]> {
-  validate(request);
-  throwIfAborted(call.signal);
-  const known: { readonly item: LeaseExtension; readonly extension: Extension }[] = [];
-  for (const item of request.leases) {
+  const checkpoints = validate(request);
+  const known = new Map<LeaseExtension, Extension>();
+  request.leases.forEach((item, index) => {
     const lease = decodeLeaseToken(item.leaseToken);
-    if (lease !== undefined) known.push({ item, extension: { ...item, lease, leaseMs: request.leaseMs } });
-  }
-  const extended = await updateLeases(
-    db,
-    known.map(({ extension }) => extension),
+    if (lease === undefined) return;
+    known.set(item, { ...item, lease, leaseMs: request.leaseMs, checkpoint: checkpoints[index] });
+  });
+  const outcomes = await group.submitAll([...known.values()], call.signal);
+  const leases = new Map(
+    [...known.keys()].map((item, index) => {
+      const outcome = outcomes[index];
+      if (outcome !== undefined && 'error' in outcome) throw outcome.error;
+      return [item, outcome?.value];
+    }),
   );
-  const byItem = new Map(known.map(({ item }, index) => [item, extended[index]]));
-  return request.leases.map((item) => resultOf(item, byItem.get(item)));
+  return request.leases.map((item) => resultOf(item, leases.get(item)));
 }

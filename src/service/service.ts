@@ -12,7 +12,7 @@ import { cancelRun, cancelRuns } from './cancel_runs.js';
 import { claimNext } from './claim_next.js';
 import { Claims } from './claims.js';
 import { CreateRuns } from './create_run.js';
-import { extendLeases } from './extend_leases.js';
+import { createExtendGroup, extendLeases } from './extend_leases.js';
 import { CallCounts, counted, DatabaseReading, serviceMetrics } from './gauges.js';
 import { getRun } from './get_run.js';
 import { Housekeeping } from './housekeeping.js';
@@ -21,6 +21,7 @@ import { listRuns } from './list_runs.js';
 import { deletePipeline, getPipeline, listPipelines, putPipeline, setPaused } from './pipelines.js';
 import { Retention, type RetentionPolicy } from './retention.js';
 import { retryRun, retryRuns } from './retry_runs.js';
+import { createUpdateGroup } from './update_group.js';
 import { updateStatus } from './update_status.js';
 import { watchRuns } from './watch_runs.js';
 
@@ -90,16 +91,18 @@ export function createService({
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
+  const updates = createUpdateGroup(pool, claims);
+  const extensions = createExtendGroup(pool);
   const counts = new CallCounts();
   const jobs: JobService = {
     createRun: (request, call) => creates.createRun(request, call),
     batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
     getRun: (id) => getRun(pool, id),
     listRuns: (request) => listRuns(pool, request),
-    claimNext: (request, call) => claimNext(pool, claims, request, call),
-    updateStatus: (request, call) => updateStatus(pool, claims, request, call),
-    batchUpdateStatus: (requests, call) => batchUpdateStatus(pool, log, requests, call),
-    extendLeases: (request, call) => extendLeases(pool, request, call),
+    claimNext: (request, call) => claimNext(claims, request, call),
+    updateStatus: (request, call) => updateStatus(updates, claims, request, call),
+    batchUpdateStatus: (requests, call) => batchUpdateStatus(updates, log, requests, call),
+    extendLeases: (request, call) => extendLeases(extensions, request, call),
     cancelRun: (request) => cancelRun(pool, request),
     cancelRuns: (request, call) => cancelRuns(pool, request, call),
     retryRun: (request) => retryRun(pool, request),

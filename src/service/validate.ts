@@ -99,12 +99,18 @@ export class Violations {
     }
   }
 
-  /** A JSON object of the API, at most so many bytes as JSON text. */
-  payload(field: string, value: JsonObject | undefined, maxBytes: number): void {
-    if (value === undefined) return;
-    if (!checkJson(value, 1, (problem) => this.add(field, problem))) return;
-    const bytes = Buffer.byteLength(JSON.stringify(value));
+  /**
+   * A JSON object of the API, at most so many bytes as JSON text.
+   *
+   * @returns that text, so that nobody needs to make it again; undefined where there is no valid object
+   */
+  payload(field: string, value: JsonObject | undefined, maxBytes: number): string | undefined {
+    if (value === undefined) return undefined;
+    if (!checkJson(value, 1, (problem) => this.add(field, problem))) return undefined;
+    const text = JSON.stringify(value);
+    const bytes = Buffer.byteLength(text);
     if (bytes > maxBytes) this.add(field, `must have at most ${maxBytes} bytes as JSON, has ${bytes}`);
+    return text;
   }
 
   filter(field: string, filter: RunFilter): void {

@@ -1,4 +1,15 @@
 /**
+ * What a statement does about rows that somebody else has locked. A statement for many callers passes over them, or
+ * one open transaction would hold up everybody; whoever was passed over is tried again alone, and waits.
+ */
+export type OnLocked = 'wait' | 'skip';
+
+export const FOR_UPDATE: Readonly<Record<OnLocked, string>> = {
+  wait: 'for update',
+  skip: 'for update skip locked',
+};
+
+/**
  * When a lease of `ms` milliseconds from now would end: no later than the stage's timeout lets the attempt run. `run`
  * is an alias with `attempt_time`, `stage` one with `timeout_ms`.
  */

@@ -2,13 +2,23 @@ import pg from 'pg';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 
+/**
+ * A statement that runs so often that each connection keeps its plan. Only for texts whose best plan does not depend
+ * on the values, and of which there are few: PostgreSQL keeps a plan for each name and connection.
+ */
+export interface Statement {
+  /** Distinct from that of every other statement. */
+  readonly name: string;
+  readonly text: string;
+}
+
 /** Where a statement can run: on any connection of the pool, or on the one of a transaction. */
 export interface Queryable {
   /**
    * Runs one statement and returns its rows.
    * @throws BatonError DATABASE_UNAVAILABLE when there is no connection; `pg.DatabaseError` when the statement fails
    */
-  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>;
+  query<Row extends pg.QueryResultRow>(statement: string | Statement, values?: unknown[]): Promise<Row[]>;
 }
 
 export interface Pool extends Queryable {
@@ -126,6 +136,11 @@ export function createPool(options: PoolOptions): Pool {
   // A new client has no listener either until its caller goes on, and an error may come with its very first answer.
   const clients = new Set<pg.PoolClient>();
   let aborted = false;
+  // Not every transaction pooler brings a statement back to the connection that knows its plan.
+  const toQuery = (statement: string | Statement, values: unknown[] = []): pg.QueryConfig => {
+    if (typeof statement === 'string') return { text: statement, values };
+    return options.pooled === true ? { text: statement.text, values } : { ...statement, values };
+  };
   pool.on('connect', (client) => {
     client.on('error', () => undefined);
     clients.add(client);
@@ -149,9 +164,12 @@ export function createPool(options: PoolOptions): Pool {
     };
     client.on('error', onError);
     const session: Session = {
-      async query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]> {
+      async query<Row extends pg.QueryResultRow>(
+        statement: string | Statement,
+        values?: unknown[],
+      ): Promise<Row[]> {
         try {
-          return (await client.query<Row>(text, values)).rows;
+          return (await client.query<Row>(toQuery(statement, values))).rows;
         } catch (error) {
           // What the server itself refuses leaves the connection whole; anything else leaves it in doubt.
           if (!(error instanceof pg.DatabaseError))
@@ -171,10 +189,10 @@ export function createPool(options: PoolOptions): Pool {
   };
 
   return {
-    async query(text, values) {
+    async query(statement, values) {
       const session = await checkOut();
       try {
-        return await session.query(text, values);
+        return await session.query(statement, values);
       } finally {
         session.release();
       }
@@ -208,7 +226,7 @@ export function createPool(options: PoolOptions): Pool {
         await end();
         throw error;
       }
-      return { query: (text, values) => session.query(text, values), end };
+      return { query: (statement, values) => session.query(statement, values), end };
     },
     get size() {
       return pool.totalCount;

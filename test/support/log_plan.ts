@@ -27,7 +27,8 @@ export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<u
   let rows = 0;
   const explained = pool.transaction(async (tx) => {
     await work({
-      async query(text, values) {
+      async query(statement, values) {
+        const text = typeof statement === 'string' ? statement : statement.text;
         const [row] = await tx.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
           `explain (analyze, format json, timing off) ${text}`,
           values,

@@ -6,7 +6,7 @@ import { claimRuns } from '../../src/store/sql/claim_runs.js';
 import { createRuns, type NewRun } from '../../src/store/sql/create_runs.js';
 import { decodeLeaseToken, type LeaseKey } from '../../src/store/lease_token.js';
 import { updateRuns, type RunUpdate } from '../../src/store/sql/update_runs.js';
-import type { Run } from '../../src/run/run.js';
+import type { JsonObject, Run } from '../../src/run/run.js';
 import { v7 as uuidV7 } from 'uuid';
 import type { TestDatabase } from './database.js';
 
@@ -25,14 +25,23 @@ export function fresh(
   };
 }
 
+/** What a statement takes as JSON text, as a test would rather say it. */
+type Plain<T, K extends keyof T> = Partial<Omit<T, K> & { readonly [key in K]: JsonObject | undefined }>;
+export type RunFields = Plain<NewRun, 'input'>;
+export type UpdateFields = Plain<RunUpdate, 'output' | 'checkpoint'>;
+
+function text(value: JsonObject | undefined): string | undefined {
+  return value && JSON.stringify(value);
+}
+
 /** A run as a caller of the service makes it; a test names only what it is about. */
-export function newRun(fields: Partial<NewRun> = {}): NewRun {
+export function newRun({ input, ...fields }: RunFields = {}): NewRun {
   return {
     id: uuidV7(),
     pipeline: 'ci',
     repository: '',
     labels: {},
-    input: undefined,
+    input: text(input),
     priority: 0,
     scheduleTime: undefined,
     concurrencyKey: '',
@@ -45,8 +54,8 @@ export function newRun(fields: Partial<NewRun> = {}): NewRun {
 }
 
 /** Creates runs by the server's own statement and returns them in the order given. */
-export async function create(db: Queryable, ...runs: Partial<NewRun>[]): Promise<Run[]> {
-  const wanted = runs.map(newRun);
+export async function create(db: Queryable, ...runs: RunFields[]): Promise<Run[]> {
+  const wanted = runs.map((fields) => newRun(fields));
   const made = await createRuns(db, wanted);
   return wanted.map(({ id }) => must(made.get(id), `run ${id} to be created`));
 }
@@ -96,19 +105,23 @@ export async function claimOne(
 }
 
 /** What a worker reports; a test names only what it is about. */
-export function report(held: Held, status: string, fields: Partial<RunUpdate> = {}): RunUpdate {
+export function report(
+  held: Held,
+  status: string,
+  { output, checkpoint, ...fields }: UpdateFields = {},
+): RunUpdate {
   return {
     runId: held.run.id,
     lease: held.lease,
     status,
-    output: undefined,
+    output: text(output),
     errorCode: undefined,
     errorMessage: undefined,
     retryable: false,
     retryDelayMs: undefined,
     progress: undefined,
     statusMessage: undefined,
-    checkpoint: undefined,
+    checkpoint: text(checkpoint),
     ...fields,
   };
 }
@@ -118,7 +131,7 @@ export async function update(
   db: Queryable,
   held: Held,
   status: string,
-  fields: Partial<RunUpdate> = {},
+  fields: UpdateFields = {},
 ): Promise<Run | undefined> {
   return (await updateRuns(db, [report(held, status, fields)]))[0];
 }

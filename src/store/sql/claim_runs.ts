@@ -59,19 +59,25 @@ from (select) as always
 left join claimed on true
 order by claimed.place`;
 
-const NEXT = sql(
-  `r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'
+const NEXT = {
+  name: 'claim_next_runs',
+  text: sql(
+    `r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'
     and r.claimable_time <= (select clock_timestamp())
   order by r.priority desc, r.claimable_time, r.id
   limit $6::int`,
-  's.max_active = 0 and s.max_active_per_key = 0',
-);
+    's.max_active = 0 and s.max_active_per_key = 0',
+  ),
+};
 
 /** Of a stage with limits only these, which the holder of the stage's lock has chosen. */
-const CHOSEN = sql(
-  `r.id = any ($6::uuid[]) and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'`,
-  'true',
-);
+const CHOSEN = {
+  name: 'claim_chosen_runs',
+  text: sql(
+    `r.id = any ($6::uuid[]) and r.pipeline = $1::text and r.stage = $2::text and r.state = 'PENDING'`,
+    'true',
+  ),
+};
 
 export interface ClaimSlot {
   readonly workerId: string;

@@ -1,4 +1,4 @@
-import type { JsonObject, Run } from '../../run/run.js';
+import type { Run } from '../../run/run.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
@@ -7,7 +7,8 @@ export interface NewRun {
   readonly pipeline: string;
   readonly repository: string;
   readonly labels: Readonly<Record<string, string>>;
-  readonly input: JsonObject | undefined;
+  /** JSON text of an object. */
+  readonly input: string | undefined;
   readonly priority: number;
   readonly scheduleTime: Date | undefined;
   readonly concurrencyKey: string;
@@ -19,10 +20,13 @@ export interface NewRun {
 }
 
 /**
- * Inserts runs; a run whose request_id is taken is left out of the answer. A transaction that
- * holds the same request_id uncommitted is waited for, since nobody can know yet whether the id is taken.
+ * Inserts runs; a run whose request_id is taken is left out of the answer, and so is one whose pipeline does not
+ * exist, or all of them where all have to go together. A transaction that holds the same request_id uncommitted is
+ * waited for, since nobody can know yet whether the id is taken.
  */
-const SQL = `
+const SQL = {
+  name: 'create_runs',
+  text: `
 insert into baton.runs (
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent
@@ -37,19 +41,33 @@ from unnest(
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent, position
 )
+where case
+  when $13::boolean then not exists (
+    select from unnest($2::text[]) as n (name)
+    where not exists (select from baton.pipelines p where p.name = n.name))
+  else exists (select from baton.pipelines p where p.name = i.pipeline)
+end
 -- By request_id first, so that two batches with the same ones cannot wait for each other in a circle.
 order by i.request_id, i.position
 on conflict (request_id) where request_id is not null do nothing
-returning ${runColumns('runs')}`;
+returning ${runColumns('runs')}`,
+};
 
-/** @returns the runs that were inserted, by id */
-export async function createRuns(db: Queryable, runs: readonly NewRun[]): Promise<Map<string, Run>> {
+/**
+ * @param allOrNothing whether one unknown pipeline keeps all runs from being inserted
+ * @returns the runs that were inserted, by id
+ */
+export async function createRuns(
+  db: Queryable,
+  runs: readonly NewRun[],
+  allOrNothing = false,
+): Promise<Map<string, Run>> {
   const rows = await db.query<RunRow>(SQL, [
     runs.map((run) => run.id),
     runs.map((run) => run.pipeline),
     runs.map((run) => run.repository),
     runs.map((run) => JSON.stringify(run.labels)),
-    runs.map((run) => (run.input === undefined ? null : JSON.stringify(run.input))),
+    runs.map((run) => run.input ?? null),
     runs.map((run) => run.priority),
     runs.map((run) => run.scheduleTime?.toISOString() ?? null),
     runs.map((run) => run.concurrencyKey),
@@ -57,6 +75,7 @@ export async function createRuns(db: Queryable, runs: readonly NewRun[]): Promis
     runs.map((run) => run.requestId),
     runs.map((run) => run.requestHash ?? null),
     runs.map((run) => run.traceParent),
+    allOrNothing,
   ]);
   return new Map(rows.map((row) => [row.id, decodeRun(row)]));
 }

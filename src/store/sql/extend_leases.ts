@@ -1,10 +1,9 @@
-import type { JsonObject } from '../../run/run.js';
 import type { LeaseKey } from '../lease_token.js';
-import { leaseEnd } from '../lease_sql.js';
-import type { Queryable } from '../pool.js';
+import { FOR_UPDATE, leaseEnd, type OnLocked } from '../lease_sql.js';
+import type { Queryable, Statement } from '../pool.js';
 
 /** The leases of the items that are held and live, locked in order of id, row by row through the key. */
-const HELD = `
+const held = (onLocked: OnLocked): string => `
   select i.position, i.lease_ms as asked_ms, r.id, r.lease_ms, r.attempt_time, r.cancel_requested, s.timeout_ms
   from (select * from item order by run_id) i
   cross join lateral (
@@ -12,7 +11,7 @@ const HELD = `
     from baton.runs r
     where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
       and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
-    for update
+    ${FOR_UPDATE[onLocked]}
   ) r
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage`;
 
@@ -23,23 +22,28 @@ const END = `greatest(r.lease_expire_time, ${leaseEnd('coalesce(nullif(held.aske
  * Extends leases and nothing else. The SET list must name lease_expire_time alone: the trigger that makes an event
  * fires for every other column, and a heartbeat is no change of the run.
  */
-const SQL = `
+const sql = (onLocked: OnLocked): Statement => ({
+  name: `extend_leases_${onLocked}`,
+  text: `
 with item as materialized (
   select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[]) with ordinality
     as i (run_id, lease_number, lease_id, lease_ms, position)
-), held as materialized (${HELD}
+), held as materialized (${held(onLocked)}
 )
 update baton.runs r set lease_expire_time = ${END}
 from held
 where r.id = held.id
-returning held.position, r.lease_expire_time, r.cancel_requested`;
+returning held.position, r.lease_expire_time, r.cancel_requested`,
+});
 
 /** The same with news of the work, which are a change and an event. */
-const SQL_WITH_NEWS = `
+const sqlWithNews = (onLocked: OnLocked): Statement => ({
+  name: `extend_leases_with_news_${onLocked}`,
+  text: `
 with item as materialized (
   select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::float8[], $6::text[], $7::text[])
     with ordinality as i (run_id, lease_number, lease_id, lease_ms, progress, status_message, checkpoint, position)
-), held as materialized (${HELD}
+), held as materialized (${held(onLocked)}
 )
 update baton.runs r set
   lease_expire_time = ${END},
@@ -48,7 +52,13 @@ update baton.runs r set
   checkpoint = case when i.checkpoint is null then r.checkpoint else i.checkpoint::jsonb end
 from held join item i on i.position = held.position
 where r.id = held.id
-returning held.position, r.lease_expire_time, r.cancel_requested`;
+returning held.position, r.lease_expire_time, r.cancel_requested`,
+});
+
+const SQL = {
+  wait: { plain: sql('wait'), news: sqlWithNews('wait') },
+  skip: { plain: sql('skip'), news: sqlWithNews('skip') },
+};
 
 export interface Extension {
   readonly runId: string;
@@ -57,7 +67,8 @@ export interface Extension {
   readonly leaseMs: number;
   readonly progress: number | undefined;
   readonly statusMessage: string | undefined;
-  readonly checkpoint: JsonObject | undefined;
+  /** JSON text of an object. */
+  readonly checkpoint: string | undefined;
 }
 
 export interface ExtendedLease {
@@ -65,14 +76,20 @@ export interface ExtendedLease {
   readonly cancelRequested: boolean;
 }
 
-function hasNews(item: Extension): boolean {
+/** Whether an extension is a change of the run as well. */
+export function hasNews(item: Extension): boolean {
   return item.progress !== undefined || item.statusMessage !== undefined || item.checkpoint !== undefined;
 }
 
-/** @returns for each item its lease, or undefined where it is no longer held */
+/**
+ * Two statements where some items bring news and others do not.
+ *
+ * @returns for each item its lease, or undefined where it is no longer held, or, with 'skip', locked by somebody else
+ */
 export async function extendLeases(
   db: Queryable,
   items: readonly Extension[],
+  onLocked: OnLocked = 'wait',
 ): Promise<(ExtendedLease | undefined)[]> {
   const extended = new Map<Extension, ExtendedLease>();
   for (const news of [false, true]) {
@@ -88,11 +105,11 @@ export async function extendLeases(
       values.push(
         part.map((item) => item.progress ?? null),
         part.map((item) => item.statusMessage ?? null),
-        part.map((item) => (item.checkpoint === undefined ? null : JSON.stringify(item.checkpoint))),
+        part.map((item) => item.checkpoint ?? null),
       );
     }
     type Row = { position: bigint; lease_expire_time: Date; cancel_requested: boolean };
-    for (const row of await db.query<Row>(news ? SQL_WITH_NEWS : SQL, values)) {
+    for (const row of await db.query<Row>(SQL[onLocked][news ? 'news' : 'plain'], values)) {
       const item = part[Number(row.position) - 1];
       if (item === undefined) continue;
       extended.set(item, { leaseExpireTime: row.lease_expire_time, cancelRequested: row.cancel_requested });

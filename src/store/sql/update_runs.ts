@@ -1,7 +1,7 @@
-import type { JsonObject, Run } from '../../run/run.js';
-import { leaseEnd } from '../lease_sql.js';
+import type { Run } from '../../run/run.js';
+import { FOR_UPDATE, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
-import type { Queryable } from '../pool.js';
+import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
 /** The wait before the next attempt of a run (alias r has `attempt`) in its stage (alias s), in milliseconds. */
@@ -15,7 +15,9 @@ export const RETRY_DELAY_MS = `(
  * by the database's clock, and items whose status, error or output is not allowed from here, are not touched and not
  * returned; why is decided in one place, by the service. Rows are locked in order of id, so that two batches cannot wait for each other.
  */
-const SQL = `
+const sql = (onLocked: OnLocked): Statement => ({
+  name: `update_runs_${onLocked}`,
+  text: `
 with item as materialized (
   select i.*
   from unnest(
@@ -35,7 +37,7 @@ with item as materialized (
     from baton.runs r
     where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
       and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
-    for update
+    ${FOR_UPDATE[onLocked]}
   ) held
 ), plan as materialized (
   select
@@ -91,13 +93,16 @@ from plan
 where r.id = plan.run_id and plan.action is not null
   and (plan.error_code is null or plan.action in ('RETRY', 'FAIL'))
   and (plan.output is null or plan.action in ('COMPLETE', 'PROGRESS', 'RETRY', 'FAIL'))
-returning plan.position, ${runColumns('r')}`;
+returning plan.position, ${runColumns('r')}`,
+});
+const SQL = { wait: sql('wait'), skip: sql('skip') };
 
 export interface RunUpdate {
   readonly runId: string;
   readonly lease: LeaseKey;
   readonly status: string;
-  readonly output: JsonObject | undefined;
+  /** JSON text of an object, like the checkpoint. */
+  readonly output: string | undefined;
   /** Set where the worker sent an error, '' included. */
   readonly errorCode: string | undefined;
   readonly errorMessage: string | undefined;
@@ -105,7 +110,7 @@ export interface RunUpdate {
   readonly retryDelayMs: number | undefined;
   readonly progress: number | undefined;
   readonly statusMessage: string | undefined;
-  readonly checkpoint: JsonObject | undefined;
+  readonly checkpoint: string | undefined;
 }
 
 const LEASE_IS_LIVE = `
@@ -121,27 +126,29 @@ export async function isLeaseLive(db: Queryable, runId: string, lease: LeaseKey)
   return row?.live ?? false;
 }
 
-const json = (value: JsonObject | undefined): string | null =>
-  value === undefined ? null : JSON.stringify(value);
-
 /**
  * @param updates at most one per run
+ * @param onLocked with 'skip', an update of a run that is locked by somebody else is refused too
  * @returns for each update the run as it is now, or undefined where the update was refused
  */
-export async function updateRuns(db: Queryable, updates: readonly RunUpdate[]): Promise<(Run | undefined)[]> {
-  const rows = await db.query<RunRow & { position: bigint }>(SQL, [
+export async function updateRuns(
+  db: Queryable,
+  updates: readonly RunUpdate[],
+  onLocked: OnLocked = 'wait',
+): Promise<(Run | undefined)[]> {
+  const rows = await db.query<RunRow & { position: bigint }>(SQL[onLocked], [
     updates.map((update) => update.runId),
     updates.map((update) => update.lease.number),
     updates.map((update) => update.lease.id),
     updates.map((update) => update.status),
-    updates.map((update) => json(update.output)),
+    updates.map((update) => update.output ?? null),
     updates.map((update) => update.errorCode ?? null),
     updates.map((update) => update.errorMessage ?? null),
     updates.map((update) => update.retryable),
     updates.map((update) => update.retryDelayMs ?? null),
     updates.map((update) => update.progress ?? null),
     updates.map((update) => update.statusMessage ?? null),
-    updates.map((update) => json(update.checkpoint)),
+    updates.map((update) => update.checkpoint ?? null),
   ]);
   const runs: (Run | undefined)[] = updates.map(() => undefined);
   for (const row of rows) runs[Number(row.position) - 1] = decodeRun(row);

@@ -1,0 +1,110 @@
+import type { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import type { Claim, Run } from '../run/run.js';
+import { decodeLeaseToken } from '../store/lease_token.js';
+import type { Pool, Queryable } from '../store/pool.js';
+import { updateRuns, type RunUpdate } from '../store/sql/update_runs.js';
+import type { UpdateStatusRequest } from './api.js';
+import { claimTarget } from './claim_next.js';
+import { claimAtOnce, type ClaimTarget } from './claim_within_limits.js';
+import type { Claims } from './claims.js';
+import { explainRefusal, leaseLost } from './explain_refusal.js';
+import { GroupCommit, type Outcome } from './group_commit.js';
+
+/** One update that is valid in itself, with what its worker wants to claim in the same transaction. */
+export interface UpdateItem {
+  readonly request: UpdateStatusRequest;
+  readonly update: RunUpdate;
+  readonly next: ClaimTarget | undefined;
+}
+
+export interface Updated {
+  /** As it is after the update, or after the first time this same update was made. */
+  readonly run: Run;
+  readonly claimed: readonly Claim[];
+}
+
+/** The JSON texts that the check of a request has made of its payloads. */
+export interface UpdateTexts {
+  readonly output: string | undefined;
+  readonly checkpoint: string | undefined;
+}
+
+/** @returns LEASE_LOST for a token that this service never gave to anybody */
+export function toItem(request: UpdateStatusRequest, texts: UpdateTexts): UpdateItem | BatonError {
+  const lease = decodeLeaseToken(request.leaseToken);
+  if (lease === undefined) return leaseLost(request.runId);
+  const update: RunUpdate = {
+    runId: request.runId,
+    lease,
+    status: request.status,
+    output: texts.output,
+    errorCode: request.error?.code,
+    errorMessage: request.error?.message,
+    retryable: request.error?.retryable ?? false,
+    retryDelayMs: request.error?.retryDelayMs,
+    progress: request.progress,
+    statusMessage: request.statusMessage,
+    checkpoint: texts.checkpoint,
+  };
+  return {
+    request,
+    update,
+    next: request.claimNext === undefined ? undefined : claimTarget(request.claimNext),
+  };
+}
+
+/** All updates of this server, merged: UpdateStatus with and without claim_next, and the items of BatchUpdateStatus. */
+export function createUpdateGroup(pool: Pool, claims: Claims): GroupCommit<UpdateItem, Updated> {
+  return new GroupCommit<UpdateItem, Updated>({
+    name: 'updates',
+    limits: LIMITS.groups,
+    weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
+    keys: keysOf,
+    together: (items) => inOne(pool, items, (db) => updateTogether(db, items)),
+    alone: (item) => inOne(pool, [item], (db) => updateAlone(db, item)),
+    onDropped: ({ claimed }) => {
+      if (claimed.length > 0) void claims.handBack(claimed);
+    },
+  });
+}
+
+/** Two claims under one request_id have to see each other's runs. */
+function keysOf({ update, next }: UpdateItem): string[] {
+  const requestId = next?.slot.requestId ?? '';
+  return requestId === '' ? [update.runId] : [update.runId, `claim ${requestId}`];
+}
+
+/** In a transaction where there is something to claim as well; a statement alone is one by itself. */
+function inOne<T>(pool: Pool, items: readonly UpdateItem[], work: (db: Queryable) => Promise<T>): Promise<T> {
+  return items.some(({ next }) => next !== undefined) ? pool.transaction(work) : work(pool);
+}
+
+/** A refused update is left undefined: it may only have met a lock, or it is the repeat of one that was made. */
+async function updateTogether(
+  db: Queryable,
+  items: readonly UpdateItem[],
+): Promise<(Outcome<Updated> | undefined)[]> {
+  const runs = await updateRuns(
+    db,
+    items.map(({ update }) => update),
+    'skip',
+  );
+  const targets = new Map<UpdateItem, ClaimTarget>();
+  items.forEach((item, index) => {
+    if (runs[index] !== undefined && item.next !== undefined) targets.set(item, item.next);
+  });
+  const claims = targets.size === 0 ? [] : await claimAtOnce(db, [...targets.values()]);
+  const claimed = new Map([...targets.keys()].map((item, index) => [item, claims[index]]));
+  return items.map((item, index) => {
+    const run = runs[index];
+    return run === undefined ? undefined : { value: { run, claimed: claimed.get(item) ?? [] } };
+  });
+}
+
+async function updateAlone(db: Queryable, { request, update, next }: UpdateItem): Promise<Updated> {
+  const [updated] = await updateRuns(db, [update]);
+  const run = updated ?? (await explainRefusal(db, request, update.lease));
+  const [claimed] = next === undefined ? [] : await claimAtOnce(db, [next]);
+  return { run, claimed: claimed ?? [] };
+}

@@ -153,7 +153,8 @@ export class CreateRuns {
       together: async (runs) => (await insert(pool, runs, false)).map(toOutcome),
       alone: async (run) => {
         const [outcome] = await insert(pool, [run], false);
-        if (outcome === undefined || outcome instanceof BatonError) throw outcome;
+        if (outcome === undefined) throw new Error('an insert of one run has no outcome');
+        if (outcome instanceof BatonError) throw outcome;
         return outcome;
       },
     };

@@ -48,10 +48,6 @@ export class Writer {
     return done;
   }
 
-  version(): Promise<string> {
-    return this.#value(`select current_setting('server_version') as value`);
-  }
-
   async #value(sql: string): Promise<string> {
     const { rows } = await this.#clients[0]!.query<{ value: string }>(sql);
     return rows[0]?.value ?? '';

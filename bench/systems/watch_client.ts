@@ -3,10 +3,10 @@
  * open; told the range of revisions, waits until every stream has them and answers with the latencies.
  */
 import { connect, type ClientHttp2Session } from 'node:http2';
-import { createPool } from '../../src/store/pool.js';
-import { createLogger } from '../../src/base/log.js';
-import { childArgs, send } from './ipc.js';
-import { forEachRevision, Receipts, wallClockMs } from './receipts.js';
+import { execute } from '../support/cluster.js';
+import { childArgs, serve } from '../support/ipc.js';
+import { forEachRevision, Receipts, wallClockMs } from '../support/receipts.js';
+import { percentile } from '../support/stats.js';
 
 export interface ClientArgs {
   readonly grpcPort: number;
@@ -26,9 +26,9 @@ export interface ClientQuestion {
 
 export interface ClientResult {
   readonly deliveries: number;
-  readonly p50: number;
-  readonly p99: number;
-  readonly max: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  readonly maxMs: number;
   readonly lost: number;
   readonly doubled: number;
 }
@@ -102,26 +102,27 @@ async function openAll(): Promise<void> {
   await Promise.all(opened);
 }
 
-async function finish({ from, to }: ClientQuestion): Promise<ClientResult> {
+async function finish(question: unknown): Promise<ClientResult> {
+  const { from, to } = question as ClientQuestion;
   const deadline = performance.now() + DELIVERY_TIMEOUT_MS;
   while (receipts.reached < to && performance.now() < deadline)
     await new Promise((resolve) => setTimeout(resolve, 50));
-  const pool = createPool({ databaseUrl: args.databaseUrl, connections: 1, log: createLogger('error') });
-  const rows = await pool.query<{ revision: bigint; at_ms: number }>(
-    'select revision, (extract(epoch from append_time) * 1000)::float8 as at_ms from baton.run_events order by 1',
+  const all = await execute<{ revision: number; atMs: number }>(
+    args.databaseUrl,
+    `select revision::float8, (extract(epoch from append_time) * 1000)::float8 as "atMs"
+     from baton.run_events order by 1`,
   );
-  await pool.close();
-  const all = rows.map(({ revision, at_ms }) => ({ revision: Number(revision), atMs: at_ms }));
   const { sorted } = receipts.latencies(all.filter(({ revision }) => revision > from && revision <= to));
-  const at = (share: number): number =>
-    sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? NaN;
   return {
-    ...{ deliveries: sorted.length, p50: at(0.5), p99: at(0.99), max: at(1) },
+    ...{
+      deliveries: sorted.length,
+      p50Ms: percentile(sorted, 0.5),
+      p99Ms: percentile(sorted, 0.99),
+      maxMs: percentile(sorted, 1),
+    },
     ...{ lost: receipts.latencies(all).lost, doubled: receipts.doubled },
   };
 }
 
-process.on('message', (question: ClientQuestion) => void finish(question).then(send));
-process.once('disconnect', () => process.exit(0));
 await openAll();
-send({});
+serve({}, finish, () => undefined);

@@ -1,0 +1,104 @@
+/** The calls that the benchmarks make of Baton, as a worker in another process makes them: by gRPC, with grpc-js. */
+import { create, fromBinary, toBinary, type MessageInitShape } from '@bufbuild/protobuf';
+import {
+  BatchCreateRunsRequestSchema,
+  ClaimNextRequestSchema,
+  ClaimNextResponseSchema,
+  CreateRunRequestSchema,
+  JobService,
+  UpdateStatusRequestSchema,
+  UpdateStatusResponseSchema,
+  type Claim,
+} from '../../gen/baton/v1/job_service_pb.js';
+import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
+import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
+
+/** One stage, like the queues of the peers, and leases that outlast every measurement. */
+export const PIPELINE = {
+  name: 'bench',
+  initialStatus: 'waiting',
+  errorStatus: 'failed',
+  canceledStatus: 'canceled',
+  stages: [
+    {
+      ...{ name: 'work', waitingStatus: 'waiting', processingStatus: 'working', doneStatus: 'done' },
+      leaseDuration: { seconds: 3600n },
+    },
+  ],
+};
+
+/** A small run. The peers get as much to keep. */
+export const NEW_RUN = {
+  pipeline: 'bench',
+  repository: 'github.com/acme/shop',
+  labels: { team: 'a' },
+  input: { n: 1 },
+} as const;
+
+export const FILL_BATCH = 1000;
+
+const path = (method: { parent: { typeName: string }; name: string }): string =>
+  `/${method.parent.typeName}/${method.name}`;
+const CREATE = path(JobService.method.createRun);
+const BATCH_CREATE = path(JobService.method.batchCreateRuns);
+const CLAIM = path(JobService.method.claimNext);
+const UPDATE = path(JobService.method.updateStatus);
+
+const newRunBytes = toBinary(CreateRunRequestSchema, create(CreateRunRequestSchema, NEW_RUN));
+const claimNext = { pipeline: 'bench', stage: 'work', workerId: 'bench' };
+
+/**
+ * One client, on a connection of its own as grpc-js makes it. Answers are only taken apart where a worker needs what
+ * is in them: the less the client costs, the more of the machine the server shows.
+ */
+export class BatonCalls {
+  readonly #client: GrpcJsClient;
+
+  constructor(grpcPort: number) {
+    this.#client = new GrpcJsClient(`127.0.0.1:${grpcPort}`);
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  async putPipeline(): Promise<void> {
+    await this.#client.unary(PipelineService.method.putPipeline, { pipeline: PIPELINE });
+  }
+
+  async createRun(): Promise<void> {
+    await this.#client.raw(CREATE, newRunBytes);
+  }
+
+  async batchCreateRuns(runs: number): Promise<void> {
+    const requests = Array.from({ length: runs }, () => NEW_RUN);
+    await this.#client.raw(
+      BATCH_CREATE,
+      toBinary(BatchCreateRunsRequestSchema, create(BatchCreateRunsRequestSchema, { requests })),
+    );
+  }
+
+  async claimNext(how: MessageInitShape<typeof ClaimNextRequestSchema> = {}): Promise<readonly Claim[]> {
+    const request = create(ClaimNextRequestSchema, { ...claimNext, ...how });
+    const answer = await this.#client.raw(CLAIM, toBinary(ClaimNextRequestSchema, request));
+    return fromBinary(ClaimNextResponseSchema, answer).claims;
+  }
+
+  async complete({ run, leaseToken }: Claim): Promise<void> {
+    const request = create(UpdateStatusRequestSchema, { runId: run?.id ?? '', leaseToken, status: 'done' });
+    await this.#client.raw(UPDATE, toBinary(UpdateStatusRequestSchema, request));
+  }
+
+  /** @returns the next claims of one worker, which has done this one */
+  async completeAndClaim(
+    { run, leaseToken }: Claim,
+    how: MessageInitShape<typeof ClaimNextRequestSchema> = {},
+  ): Promise<readonly Claim[]> {
+    const request = create(UpdateStatusRequestSchema, {
+      ...{ runId: run?.id ?? '', leaseToken, status: 'done' },
+      claimNext: { ...claimNext, ...how },
+    });
+    const answer = await this.#client.raw(UPDATE, toBinary(UpdateStatusRequestSchema, request));
+    return fromBinary(UpdateStatusResponseSchema, answer).claims;
+  }
+}

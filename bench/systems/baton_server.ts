@@ -1,0 +1,39 @@
+/** A Baton server in a process of its own, on a database that is there. Answers every question with what it has used. */
+import { createLogger } from '../../src/base/log.js';
+import { startServer } from '../../src/server.js';
+import { childArgs, serve } from '../support/ipc.js';
+import type { ServerArgs, ServerPlace, ServerUse } from '../support/system.js';
+
+const { databaseUrl, listen } = childArgs() as ServerArgs;
+const anyPort = { host: '127.0.0.1', port: 0 };
+const server = await startServer(
+  {
+    databaseUrl,
+    listenUrl: undefined,
+    listen,
+    logRetentionMs: 0,
+    runRetentionMs: 0,
+    streamAgeMs: undefined,
+    grpcListen: anyPort,
+    httpListen: anyPort,
+    dataDir: '',
+    poolConnections: 10,
+    logLevel: 'error',
+    insecurePublicListen: false,
+  },
+  createLogger('error'),
+  new AbortController().signal,
+);
+
+function use(): ServerUse {
+  const { user, system } = process.cpuUsage();
+  const { streamCount, heldBytes } = server.service.hub;
+  return {
+    cpuMicros: user + system,
+    rssBytes: process.memoryUsage().rss,
+    streams: streamCount,
+    heldBytes,
+  };
+}
+
+serve({ grpcPort: server.grpc.port } satisfies ServerPlace, use, () => server.stop());

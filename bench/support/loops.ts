@@ -6,12 +6,10 @@ export interface Load {
   readonly seconds: number;
 }
 
-/** `perSecond` counts the calls that did something, over the time until the last one was answered. */
+/** What was done, and how much of it in a second of the time until the last of it was answered. */
 export interface Counted extends Measures {
-  readonly calls: number;
+  readonly count: number;
   readonly perSecond: number;
-  readonly p50Ms: number;
-  readonly p99Ms: number;
 }
 
 /**
@@ -38,11 +36,43 @@ export async function closedLoop(
   if (times.length === 0) throw new Error('no call did anything');
   const sorted = times.sort((a, b) => a - b);
   return {
-    calls: sorted.length,
+    count: sorted.length,
     perSecond: sorted.length / elapsed,
     p50Ms: percentile(sorted, 0.5),
     p99Ms: percentile(sorted, 0.99),
   };
+}
+
+/**
+ * Work in batches, as many under way as `inFlight` says, until `total` items are done.
+ *
+ * @param work takes the size of a batch and resolves with how many it did; fewer only when there were no more
+ */
+export async function inBatches(
+  { total, batch, inFlight }: { total: number; batch: number; inFlight: number },
+  work: (size: number) => Promise<number>,
+): Promise<Counted> {
+  const started = performance.now();
+  let [taken, done] = [0, 0];
+  const lane = async (): Promise<void> => {
+    while (taken < total) {
+      const size = Math.min(batch, total - taken);
+      taken += size;
+      const did = await work(size);
+      done += did;
+      // Another lane has what is missing here, unless that gives it back.
+      taken -= size - did;
+      if (did === 0) return;
+    }
+  };
+  await Promise.all(Array.from({ length: inFlight }, lane));
+  if (done !== total) throw new Error(`${done} of ${total} were done`);
+  return rate(done, started);
+}
+
+/** @param started by `performance.now` */
+export function rate(count: number, started: number): Counted {
+  return { count, perSecond: count / ((performance.now() - started) / 1000) };
 }
 
 /** Waits a little; benchmarks run on the clock, unlike tests. */

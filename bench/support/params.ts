@@ -1,5 +1,19 @@
 import type { Params } from './system.js';
 
+/** Params of `inBatches`. */
+export function batches(params: Params): { total: number; batch: number; inFlight: number } {
+  return {
+    total: param(params, 'total'),
+    batch: param(params, 'batch'),
+    inFlight: param(params, 'inFlight'),
+  };
+}
+
+/** Params of `closedLoop`. */
+export function load(params: Params): { inFlight: number; seconds: number } {
+  return { inFlight: param(params, 'inFlight'), seconds: param(params, 'seconds') };
+}
+
 /** A number that the benchmark has to give. */
 export function param(params: Params, name: string): number {
   const value = params[name];

@@ -88,13 +88,13 @@ export class System {
     return this.client.ask<T>({ operation, params } satisfies ClientQuestion);
   }
 
-  /** As `do`, with the CPU that the servers took for each call, in microseconds. */
+  /** As `do`, with the CPU that the servers took for each of what was counted, in microseconds. */
   async measure(operation: string, params: Params = {}): Promise<Measures> {
     const before = await this.#cpuMicros();
     const counted = await this.do<Counted>(operation, params);
     if (this.servers.length === 0) return counted;
     const used = (await this.#cpuMicros()) - before;
-    return { ...counted, serverCpuMicros: used / counted.calls };
+    return { ...counted, serverCpuMicros: used / counted.count };
   }
 
   async #cpuMicros(): Promise<number> {

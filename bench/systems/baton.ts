@@ -1,9 +1,9 @@
 /** Baton's clients. Also those of the empty server, which speaks the same. */
 import type { Claim } from '../../gen/baton/v1/job_service_pb.js';
-import { closedLoop } from '../support/loops.js';
-import { param } from '../support/params.js';
-import type { Open, Params } from '../support/system.js';
-import { BatonCalls, FILL_BATCH } from './baton_calls.js';
+import { closedLoop, inBatches } from '../support/loops.js';
+import { batches, load, param } from '../support/params.js';
+import type { Open } from '../support/system.js';
+import { BatonCalls } from './baton_calls.js';
 
 export const open: Open = async ({ grpcPorts }) => {
   const clients = grpcPorts.map((port) => new BatonCalls(port));
@@ -11,19 +11,24 @@ export const open: Open = async ({ grpcPorts }) => {
   await clientOf(0).putPipeline();
   /** What was claimed and not completed yet. */
   const held: Claim[] = [];
-  const load = (params: Params) => ({
-    inFlight: param(params, 'inFlight'),
-    seconds: param(params, 'seconds'),
-  });
+  let turn = 0;
+  const next = (): BatonCalls => clientOf((turn += 1));
 
   return {
     operations: {
-      async fill(params) {
-        const runs = param(params, 'runs');
-        for (let done = 0; done < runs; done += FILL_BATCH)
-          await clientOf(0).batchCreateRuns(Math.min(FILL_BATCH, runs - done));
-        return { runs };
-      },
+      createBatches: (params) =>
+        inBatches(batches(params), async (size) => {
+          await next().batchCreateRuns(size);
+          return size;
+        }),
+      /** Remote workers that claim many at once and report them together. */
+      workBatches: (params) =>
+        inBatches(batches(params), async (size) => {
+          const client = next();
+          const claims = await client.claimNext({ maxRuns: size });
+          if (claims.length > 0) await client.completeAll(claims);
+          return claims.length;
+        }),
       create: (params) =>
         closedLoop(load(params), async (lane) => {
           await clientOf(lane).createRun();

@@ -2,6 +2,8 @@
 import { create, fromBinary, toBinary, type MessageInitShape } from '@bufbuild/protobuf';
 import {
   BatchCreateRunsRequestSchema,
+  BatchUpdateStatusRequestSchema,
+  BatchUpdateStatusResponseSchema,
   ClaimNextRequestSchema,
   ClaimNextResponseSchema,
   CreateRunRequestSchema,
@@ -35,16 +37,17 @@ export const NEW_RUN = {
   input: { n: 1 },
 } as const;
 
-export const FILL_BATCH = 1000;
-
 const path = (method: { parent: { typeName: string }; name: string }): string =>
   `/${method.parent.typeName}/${method.name}`;
 const CREATE = path(JobService.method.createRun);
 const BATCH_CREATE = path(JobService.method.batchCreateRuns);
 const CLAIM = path(JobService.method.claimNext);
+const BATCH_UPDATE = path(JobService.method.batchUpdateStatus);
 const UPDATE = path(JobService.method.updateStatus);
 
-const newRunBytes = toBinary(CreateRunRequestSchema, create(CreateRunRequestSchema, NEW_RUN));
+// The peers' payloads are objects that are made once and serialized each time; so are these.
+const newRun = create(CreateRunRequestSchema, NEW_RUN);
+const newRunBytes = toBinary(CreateRunRequestSchema, newRun);
 const claimNext = { pipeline: 'bench', stage: 'work', workerId: 'bench' };
 
 /**
@@ -71,11 +74,10 @@ export class BatonCalls {
   }
 
   async batchCreateRuns(runs: number): Promise<void> {
-    const requests = Array.from({ length: runs }, () => NEW_RUN);
-    await this.#client.raw(
-      BATCH_CREATE,
-      toBinary(BatchCreateRunsRequestSchema, create(BatchCreateRunsRequestSchema, { requests })),
-    );
+    const request = create(BatchCreateRunsRequestSchema, {
+      requests: Array.from({ length: runs }, () => newRun),
+    });
+    await this.#client.raw(BATCH_CREATE, toBinary(BatchCreateRunsRequestSchema, request));
   }
 
   async claimNext(how: MessageInitShape<typeof ClaimNextRequestSchema> = {}): Promise<readonly Claim[]> {
@@ -87,6 +89,21 @@ export class BatonCalls {
   async complete({ run, leaseToken }: Claim): Promise<void> {
     const request = create(UpdateStatusRequestSchema, { runId: run?.id ?? '', leaseToken, status: 'done' });
     await this.#client.raw(UPDATE, toBinary(UpdateStatusRequestSchema, request));
+  }
+
+  /** Fails when one of them was refused. */
+  async completeAll(claims: readonly Claim[]): Promise<void> {
+    const requests = claims.map(({ run, leaseToken }) => ({
+      runId: run?.id ?? '',
+      leaseToken,
+      status: 'done',
+    }));
+    const request = create(BatchUpdateStatusRequestSchema, { requests });
+    const answer = await this.#client.raw(BATCH_UPDATE, toBinary(BatchUpdateStatusRequestSchema, request));
+    const { results } = fromBinary(BatchUpdateStatusResponseSchema, answer);
+    const refused = results.find(({ result }) => result.case === 'error');
+    if (refused !== undefined)
+      throw new Error(`an update was refused: ${JSON.stringify(refused.result.value)}`);
   }
 
   /** @returns the next claims of one worker, which has done this one */

@@ -1,7 +1,7 @@
-/** graphile-worker. */
-import { param } from '../support/params.js';
-import { closedLoop, pause } from '../support/loops.js';
-import type { Open, Params } from '../support/system.js';
+/** graphile-worker, with a local queue and batched completion where it works in batches. */
+import { closedLoop, inBatches, pause, rate } from '../support/loops.js';
+import { batches, load, param } from '../support/params.js';
+import type { Open } from '../support/system.js';
 import { loadPackage } from './package.js';
 
 interface Utils {
@@ -21,50 +21,71 @@ interface GraphileWorker {
   run: (options: object) => Promise<Runner>;
 }
 
-const FILL_BATCH = 1000;
 const PAYLOAD = { repository: 'github.com/acme/shop', team: 'a', n: 1 };
+/** As in graphile-worker's own performance test. */
+const BATCH_CONCURRENCY = 24;
 
 export const open: Open = async ({ databaseUrl }) => {
   const { Logger, makeWorkerUtils, run } = await loadPackage<GraphileWorker>('graphile-worker');
   const logger = new Logger(() => () => undefined);
   const utils = await makeWorkerUtils({ connectionString: databaseUrl, logger });
   await utils.migrate();
-  const addJobs = (length: number): Promise<unknown> =>
-    utils.addJobs(Array.from({ length }, () => ({ identifier: 'work', payload: PAYLOAD })));
+  const work = (concurrentJobs: number, task: () => void, more: object = {}): Promise<Runner> =>
+    run({
+      preset: {
+        worker: {
+          connectionString: databaseUrl,
+          concurrentJobs,
+          // As many connections as its documentation recommends.
+          maxPoolSize: concurrentJobs + 2,
+          logger,
+          ...more,
+        },
+      },
+      noHandleSignals: true,
+      taskList: { work: task },
+      parsedCronItems: [],
+    });
 
   return {
     operations: {
-      async fill(params) {
-        const runs = param(params, 'runs');
-        for (let done = 0; done < runs; done += FILL_BATCH) await addJobs(Math.min(FILL_BATCH, runs - done));
-        return { runs };
+      createBatches: (params) =>
+        inBatches(batches(params), async (size) => {
+          await utils.addJobs(Array.from({ length: size }, () => ({ identifier: 'work', payload: PAYLOAD })));
+          return size;
+        }),
+      async workBatches(params) {
+        const { total, batch } = batches(params);
+        let done = 0;
+        const started = performance.now();
+        await new Promise<void>((resolve, reject) => {
+          const options = {
+            localQueue: { size: batch },
+            completeJobBatchDelay: 0,
+            failJobBatchDelay: 0,
+          };
+          const task = (): void => {
+            done += 1;
+            // Stopping waits for the completions that are under way.
+            if (done === total) runner.then((it) => it.stop()).then(resolve, reject);
+          };
+          const runner = work(BATCH_CONCURRENCY, task, options);
+          runner.catch(reject);
+        });
+        return rate(done, started);
       },
       create: (params) =>
-        closedLoop({ inFlight: param(params, 'inFlight'), seconds: param(params, 'seconds') }, async () => {
+        closedLoop(load(params), async () => {
           await utils.addJob('work', PAYLOAD);
           return true;
         }),
       /** One job at a time: without the local queue, each job is claimed and completed by statements of its own. */
-      async claimAndComplete(params: Params) {
-        let calls = 0;
-        const inFlight = param(params, 'inFlight');
-        const runner = await run({
-          preset: {
-            // As many connections as its documentation recommends.
-            worker: {
-              connectionString: databaseUrl,
-              concurrentJobs: inFlight,
-              maxPoolSize: inFlight + 2,
-              logger,
-            },
-          },
-          noHandleSignals: true,
-          taskList: { work: () => void (calls += 1) },
-          parsedCronItems: [],
-        });
+      async claimAndComplete(params) {
+        let done = 0;
+        const runner = await work(param(params, 'inFlight'), () => void (done += 1));
         const started = performance.now();
         await pause(param(params, 'seconds') * 1000);
-        const counted = { calls, perSecond: calls / ((performance.now() - started) / 1000) };
+        const counted = rate(done, started);
         await runner.stop();
         return counted;
       },

@@ -1,7 +1,7 @@
 /** pg-boss, with its defaults. */
-import { closedLoop } from '../support/loops.js';
-import { param } from '../support/params.js';
-import type { Open, Params } from '../support/system.js';
+import { closedLoop, inBatches } from '../support/loops.js';
+import { batches, load } from '../support/params.js';
+import type { Open } from '../support/system.js';
 import { loadPackage } from './package.js';
 
 interface Job {
@@ -16,11 +16,10 @@ interface PgBoss {
   send(name: string, data: object): Promise<string | null>;
   insert(name: string, jobs: readonly object[]): Promise<unknown>;
   fetch(name: string, options?: { batchSize: number }): Promise<Job[]>;
-  complete(name: string, id: string | string[]): Promise<unknown>;
+  complete(name: string, id: string | string[]): Promise<{ affected: number }>;
 }
 
 const QUEUE = 'bench';
-const FILL_BATCH = 1000;
 const DATA = { repository: 'github.com/acme/shop', team: 'a', n: 1 };
 
 export const open: Open = async ({ databaseUrl }) => {
@@ -29,24 +28,26 @@ export const open: Open = async ({ databaseUrl }) => {
   boss.on('error', (error) => process.stderr.write(`pg-boss: ${error.message}\n`));
   await boss.start();
   await boss.createQueue(QUEUE);
-  const load = (params: Params) => ({
-    inFlight: param(params, 'inFlight'),
-    seconds: param(params, 'seconds'),
-  });
 
   return {
     operations: {
-      async fill(params) {
-        const runs = param(params, 'runs');
-        for (let done = 0; done < runs; done += FILL_BATCH) {
-          const length = Math.min(FILL_BATCH, runs - done);
+      createBatches: (params) =>
+        inBatches(batches(params), async (size) => {
           await boss.insert(
             QUEUE,
-            Array.from({ length }, () => ({ data: DATA })),
+            Array.from({ length: size }, () => ({ data: DATA })),
           );
-        }
-        return { runs };
-      },
+          return size;
+        }),
+      workBatches: (params) =>
+        inBatches(batches(params), async (batchSize) => {
+          const jobs = await boss.fetch(QUEUE, { batchSize });
+          if (jobs.length === 0) return 0;
+          const ids = jobs.map(({ id }) => id);
+          const { affected } = await boss.complete(QUEUE, ids);
+          if (affected !== ids.length) throw new Error(`${affected} of ${ids.length} jobs were completed`);
+          return jobs.length;
+        }),
       create: (params) =>
         closedLoop(load(params), async () => {
           await boss.send(QUEUE, DATA);

@@ -9,6 +9,11 @@ export function batches(params: Params): { total: number; batch: number; inFligh
   };
 }
 
+/** Params of `OpenLoop`. */
+export function schedule(params: Params): { rate: number; seconds: number; warmUp: number } {
+  return { rate: param(params, 'rate'), seconds: param(params, 'seconds'), warmUp: param(params, 'warmUp') };
+}
+
 /** Params of `closedLoop`. */
 export function load(params: Params): { inFlight: number; seconds: number } {
   return { inFlight: param(params, 'inFlight'), seconds: param(params, 'seconds') };

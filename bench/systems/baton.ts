@@ -1,9 +1,15 @@
 /** Baton's clients. Also those of the empty server, which speaks the same. */
 import type { Claim } from '../../gen/baton/v1/job_service_pb.js';
 import { closedLoop, inBatches } from '../support/loops.js';
-import { batches, load, param } from '../support/params.js';
+import { OpenLoop } from '../support/open_loop.js';
+import { batches, load, param, schedule } from '../support/params.js';
 import type { Open } from '../support/system.js';
 import { BatonCalls } from './baton_calls.js';
+
+/** Waits longer than there is nothing to do. */
+const PATIENT = { wait: { seconds: 20n } };
+/** What the run is about that sends a worker home. */
+const LAST = 'last';
 
 export const open: Open = async ({ grpcPorts }) => {
   const clients = grpcPorts.map((port) => new BatonCalls(port));
@@ -62,6 +68,26 @@ export const open: Open = async ({ grpcPorts }) => {
         });
         held.push(...current.filter((claim) => claim !== undefined));
         return counted;
+      },
+      /** Workers that wait for work, each of which reports a run and waits for the next in one call. */
+      async createToClaim(params) {
+        const loop = new OpenLoop(schedule(params));
+        const worker = async (lane: number): Promise<void> => {
+          let [claim] = await clientOf(lane).claimNext(PATIENT);
+          for (; claim?.run?.repository !== LAST; [claim] = await nextOf(lane, claim))
+            if (claim !== undefined) loop.arrived(Number(claim.run?.repository));
+          await clientOf(lane).complete(claim);
+        };
+        const nextOf = (lane: number, claim: Claim | undefined): Promise<readonly Claim[]> =>
+          claim === undefined
+            ? clientOf(lane).claimNext(PATIENT)
+            : clientOf(lane).completeAndClaim(claim, PATIENT);
+        const workers = Array.from({ length: param(params, 'workers') }, (_, lane) => worker(lane));
+        const measured = await loop.run((index) => clientOf(index).createRun(String(index)));
+        // One for each worker, which ends with it.
+        await Promise.all(workers.map((_, lane) => clientOf(lane).createRun(LAST)));
+        await Promise.all(workers);
+        return measured;
       },
     },
     close: () => clients.forEach((client) => client.close()),

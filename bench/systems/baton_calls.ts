@@ -48,6 +48,8 @@ const UPDATE = path(JobService.method.updateStatus);
 // The peers' payloads are objects that are made once and serialized each time; so are these.
 const newRun = create(CreateRunRequestSchema, NEW_RUN);
 const newRunBytes = toBinary(CreateRunRequestSchema, newRun);
+const encodeRun = (repository: string): Uint8Array =>
+  toBinary(CreateRunRequestSchema, { ...newRun, repository });
 const claimNext = { pipeline: 'bench', stage: 'work', workerId: 'bench' };
 
 /**
@@ -69,8 +71,10 @@ export class BatonCalls {
     await this.#client.unary(PipelineService.method.putPipeline, { pipeline: PIPELINE });
   }
 
-  async createRun(): Promise<void> {
-    await this.#client.raw(CREATE, newRunBytes);
+  /** @param repository instead of the usual one, to know the run again */
+  async createRun(repository?: string): Promise<void> {
+    const other = repository === undefined ? newRunBytes : encodeRun(repository);
+    await this.#client.raw(CREATE, other);
   }
 
   async batchCreateRuns(runs: number): Promise<void> {

@@ -1,6 +1,7 @@
 /** graphile-worker, with a local queue and batched completion where it works in batches. */
 import { closedLoop, inBatches, pause, rate } from '../support/loops.js';
-import { batches, load, param } from '../support/params.js';
+import { OpenLoop } from '../support/open_loop.js';
+import { batches, load, param, schedule } from '../support/params.js';
 import type { Open } from '../support/system.js';
 import { loadPackage } from './package.js';
 
@@ -25,12 +26,22 @@ const PAYLOAD = { repository: 'github.com/acme/shop', team: 'a', n: 1 };
 /** As in graphile-worker's own performance test. */
 const BATCH_CONCURRENCY = 24;
 
+const inBatchesOf = (size: number): object => ({
+  localQueue: { size },
+  completeJobBatchDelay: 0,
+  failJobBatchDelay: 0,
+});
+
 export const open: Open = async ({ databaseUrl }) => {
   const { Logger, makeWorkerUtils, run } = await loadPackage<GraphileWorker>('graphile-worker');
   const logger = new Logger(() => () => undefined);
   const utils = await makeWorkerUtils({ connectionString: databaseUrl, logger });
   await utils.migrate();
-  const work = (concurrentJobs: number, task: () => void, more: object = {}): Promise<Runner> =>
+  const work = (
+    concurrentJobs: number,
+    task: (payload: unknown) => void,
+    more: object = {},
+  ): Promise<Runner> =>
     run({
       preset: {
         worker: {
@@ -59,17 +70,12 @@ export const open: Open = async ({ databaseUrl }) => {
         let done = 0;
         const started = performance.now();
         await new Promise<void>((resolve, reject) => {
-          const options = {
-            localQueue: { size: batch },
-            completeJobBatchDelay: 0,
-            failJobBatchDelay: 0,
-          };
           const task = (): void => {
             done += 1;
             // Stopping waits for the completions that are under way.
             if (done === total) runner.then((it) => it.stop()).then(resolve, reject);
           };
-          const runner = work(BATCH_CONCURRENCY, task, options);
+          const runner = work(BATCH_CONCURRENCY, task, inBatchesOf(batch));
           runner.catch(reject);
         });
         return rate(done, started);
@@ -88,6 +94,17 @@ export const open: Open = async ({ databaseUrl }) => {
         const counted = rate(done, started);
         await runner.stop();
         return counted;
+      },
+      /** From addJob to the start of its task; with a local queue of `localQueue` jobs, without one where that is 0. */
+      async createToClaim(params) {
+        const loop = new OpenLoop(schedule(params));
+        const localQueue = param(params, 'localQueue');
+        const task = (payload: unknown): void => loop.arrived((payload as { index: number }).index);
+        const more = localQueue > 0 ? inBatchesOf(localQueue) : {};
+        const runner = await work(param(params, 'workers'), task, more);
+        const measured = await loop.run((index) => utils.addJob('work', { index }));
+        await runner.stop();
+        return measured;
       },
     },
     close: () => utils.release(),

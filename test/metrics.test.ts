@@ -54,7 +54,11 @@ async function scrapeUntil(
   return found;
 }
 
-const CALLER: CallContext = { signal: new AbortController().signal, abandon: () => undefined };
+const CALLER: CallContext = {
+  signal: new AbortController().signal,
+  onUndelivered: () => undefined,
+  abandon: () => undefined,
+};
 
 /** A way to the database that can fall silent without closing anything, as a network does. */
 async function silentProxy(databaseUrl: string) {

@@ -104,7 +104,11 @@ const REQUEST: CreateRunRequest = {
   requestId: '',
   traceParent: '',
 };
-const CALL: CallContext = { signal: new AbortController().signal, abandon: () => undefined };
+const CALL: CallContext = {
+  signal: new AbortController().signal,
+  onUndelivered: () => undefined,
+  abandon: () => undefined,
+};
 
 describeOnEveryPostgres('statements', (open) => {
   void describe('claimRuns', () => {

@@ -50,7 +50,13 @@ export const open: Open = async ({ databaseUrl }) => {
         inBatches(batches(params), async (size) => {
           const runs = Array.from({ length: size }, () => ({
             ...{ id: uuidV7(), pipeline: 'bench', repository: 'github.com/acme/shop', labels: { team: 'a' } },
-            ...{ input: { n: 1 }, priority: 0, scheduleTime: undefined, concurrencyKey: '', maxAttempts: 0 },
+            ...{
+              input: JSON.stringify({ n: 1 }),
+              priority: 0,
+              scheduleTime: undefined,
+              concurrencyKey: '',
+              maxAttempts: 0,
+            },
             ...{ requestId: '', requestHash: undefined, traceParent: '' },
           }));
           return (await createRuns(pool, runs)).size;

@@ -40,6 +40,7 @@ export class ServerCall implements CallContext {
   readonly #startMs = performance.now();
   #over = false;
   #reject: ((reason: BatonError) => void) | undefined;
+  #onUndelivered: (() => void) | undefined;
 
   constructor(
     readonly method: string,
@@ -51,9 +52,27 @@ export class ServerCall implements CallContext {
     return this.#controller.signal;
   }
 
-  /** The caller has gone, or its deadline has passed: aborts the signal with this reason and ends the call. */
-  cancel(reason: BatonError): void {
+  onUndelivered(callback: () => void): void {
+    this.#onUndelivered = callback;
+  }
+
+  /** Whether somebody wants to know what becomes of the answer. */
+  get hasUndelivered(): boolean {
+    return this.#onUndelivered !== undefined;
+  }
+
+  /** The transport could not send the answer. */
+  undelivered(): void {
+    this.#onUndelivered?.();
+  }
+
+  /**
+   * The caller has gone, or its deadline has passed: aborts the signal with this reason and ends the call. The libraries
+   * also tell of this after every good end, so the reason is only made when it is needed.
+   */
+  cancel(why: () => BatonError): void {
     if (this.#over) return;
+    const reason = why();
     this.finish(CODE_OF_REASON[reason.reason]);
     this.#controller.abort(reason);
     this.#reject?.(reason);
@@ -61,7 +80,7 @@ export class ServerCall implements CallContext {
 
   /** The service gives up on the call. The same as a cancel: whoever is blocked for this caller goes on at once. */
   abandon(error: BatonError): void {
-    this.cancel(error);
+    this.cancel(() => error);
   }
 
   /**
@@ -73,7 +92,11 @@ export class ServerCall implements CallContext {
       if (this.signal.aborted) return reject(this.#reason());
       this.#reject = reject;
       step(this).then(
-        (value) => (this.signal.aborted ? reject(this.#reason()) : resolve(value)),
+        (value) => {
+          if (!this.signal.aborted) return resolve(value);
+          this.undelivered();
+          reject(this.#reason());
+        },
         (error: unknown) => reject(this.signal.aborted ? this.#reason() : error),
       );
     });
@@ -103,5 +126,6 @@ export class ServerCall implements CallContext {
 /** Tells the log and the metrics about a call that is over. */
 export function report(observer: Observer, call: CallReport): void {
   observer.onCall?.(call);
-  observer.log.debug({ ...call, code: Code[call.code] ?? 'Ok' }, 'call');
+  if (observer.log.isLevelEnabled('debug'))
+    observer.log.debug({ ...call, code: Code[call.code] ?? 'Ok' }, 'call');
 }

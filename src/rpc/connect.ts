@@ -5,6 +5,8 @@ import {
   type ConnectRouter,
   type ConnectRouterOptions,
   type HandlerContext,
+  createContextKey,
+  createContextValues,
 } from '@connectrpc/connect';
 import {
   compressionBrotli,
@@ -72,7 +74,8 @@ async function serve(
   // An answer may come before its request has been read, when that is too large. Over HTTP/1.1 Node reads the rest
   // away; over HTTP/2 the stream would stay open with a client that cannot finish sending.
   response.once('finish', () => request.resume());
-  const universal = universalRequestFromNodeRequest(request, response, undefined, undefined);
+  const values = createContextValues().set(RESPONSE, response);
+  const universal = universalRequestFromNodeRequest(request, response, undefined, values);
   clampTimeout(universal.header);
   const answer = await completeErrors(await route(universal), observer.log);
   if (isRefusal(answer)) return refuse(request, response, answer.status, route.allowedMethods);
@@ -105,6 +108,7 @@ function addRoute(router: ConnectRouter, binding: Binding, observer: Observer): 
     try {
       const answer = await call.run(() => binding.invoke(request, call));
       call.finish(0);
+      if (call.hasUndelivered) watchDelivery(context.values.get(RESPONSE), call);
       return answer;
     } catch (error) {
       throw failure(call, error);
@@ -112,10 +116,23 @@ function addRoute(router: ConnectRouter, binding: Binding, observer: Observer): 
   });
 }
 
+/** Where the answer of a call goes, for those who have to know whether it got there. */
+const RESPONSE = createContextKey<NodeResponse | undefined>(undefined);
+
+function watchDelivery(response: NodeResponse | undefined, call: ServerCall): void {
+  if (response === undefined) return;
+  let sent = false;
+  response.once('finish', () => (sent = true));
+  response.once('close', () => {
+    if (!sent) call.undelivered();
+  });
+  if (response.destroyed) call.undelivered();
+}
+
 function openCall(binding: Binding, context: HandlerContext, observer: Observer): ServerCall {
   const call = new ServerCall(binding.name, context.protocolName as Protocol, observer);
   const { signal } = context;
-  const cancel = (): void => call.cancel(goneReason(signal.reason));
+  const cancel = (): void => call.cancel(() => goneReason(signal.reason));
   if (signal.aborted) cancel();
   else signal.addEventListener('abort', cancel, { once: true });
   return call;

@@ -70,7 +70,7 @@ class EventStream {
     observer: Observer,
   ) {
     this.#call = new ServerCall(binding.name, PROTOCOL, observer);
-    this.#sink = new ResponseSink(response, () => this.#call.cancel(canceledError()));
+    this.#sink = new ResponseSink(response, () => this.#call.cancel(canceledError));
     // Given up by the service while the writer is blocked: what is waiting to be sent will never be taken.
     this.#call.signal.addEventListener('abort', () => this.#sink.destroy(), { once: true });
     this.#format = acceptsEventStream(request) ? EVENT_STREAM : NDJSON;

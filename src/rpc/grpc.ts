@@ -1,3 +1,4 @@
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import { fromBinary, toBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
 import {
   Server,
@@ -52,6 +53,8 @@ const SERVER_OPTIONS: ServerOptions = {
   // Off by default: without it the streams of a machine that lost its power live on for ever.
   'grpc.keepalive_time_ms': RPC_LIMITS.pingIntervalMs,
   'grpc.keepalive_timeout_ms': RPC_LIMITS.pingTimeoutMs,
+  // Counts each call for a debug service that is not registered.
+  'grpc.enable_channelz': 0,
 };
 
 function bind(server: Server, { listen, credentials }: GrpcServerOptions): Promise<number> {
@@ -104,7 +107,7 @@ function asBuffer(bytes: Uint8Array): Buffer {
 function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8Array, Uint8Array> {
   return (grpcCall, callback) => {
     const call = new ServerCall(binding.name, 'grpc', observer);
-    grpcCall.on('cancelled', () => call.cancel(goneReason(grpcCall.getDeadline())));
+    grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
     const answer = call.run(async () => {
       const request = decode(binding.method.input, grpcCall.request);
       return toBinary(binding.method.output, await binding.invoke(request, call));
@@ -112,11 +115,26 @@ function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8
     answer.then(
       (bytes) => {
         call.finish(0);
+        if (call.hasUndelivered) watchDelivery(grpcCall, call);
         callback(null, bytes);
       },
       (error: unknown) => callback(toGrpcStatus(call.fail(error))),
     );
   };
+}
+
+/**
+ * grpc-js does not tell what became of an answer: its `cancelled` comes after a good end too. The HTTP/2 stream below
+ * knows; a test holds that it can still be reached.
+ */
+function watchDelivery(grpcCall: object, call: ServerCall): void {
+  const { stream } = (grpcCall as { readonly call?: { readonly stream?: ServerHttp2Stream } }).call ?? {};
+  if (stream === undefined) return;
+  if (stream.destroyed) call.undelivered();
+  else
+    stream.once('close', () => {
+      if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) call.undelivered();
+    });
 }
 
 function serverStreaming(
@@ -125,7 +143,7 @@ function serverStreaming(
 ): handleServerStreamingCall<Uint8Array, Uint8Array> {
   return (grpcCall) => {
     const call = new ServerCall(binding.name, 'grpc', observer);
-    grpcCall.on('cancelled', () => call.cancel(goneReason(grpcCall.getDeadline())));
+    grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
     const stopTimer = cancelAtDeadline(call, grpcCall.getDeadline());
     const sink = new Sink(grpcCall);
     // The service may give up on a reader while a write is blocked; a status is all that can still be queued then.
@@ -154,7 +172,7 @@ function serverStreaming(
 function cancelAtDeadline(call: ServerCall, deadline: Date | number): () => void {
   const remainingMs = Number(deadline) - Date.now();
   if (remainingMs > RPC_LIMITS.timerMs) return () => {};
-  const timer = setTimeout(() => call.cancel(deadlineError()), Math.max(remainingMs, 0));
+  const timer = setTimeout(() => call.cancel(deadlineError), Math.max(remainingMs, 0));
   return () => clearTimeout(timer);
 }
 

@@ -17,6 +17,11 @@ export type { WatchKind, WatchMessage } from '../watch/message.js';
 export interface CallContext {
   /** Aborted when the caller has gone away, its deadline has passed, or the server gives up on the call. */
   readonly signal: AbortSignal;
+  /**
+   * Asks to be told when the answer of this call was given to the transport and did not get out: the caller had gone, or
+   * its connection broke. What was sent and got lost on the way is not seen.
+   */
+  onUndelivered(callback: () => void): void;
   /** Ends the call from the server's side, also when its writer is blocked and would never hear of it. */
   abandon(error: BatonError): void;
 }

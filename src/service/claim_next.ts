@@ -39,5 +39,5 @@ export async function claimNext(
   validateClaim(found, request);
   found.throwIfAny();
   const { key, slot } = claimTarget(request);
-  return claims.claim(key, slot, request.waitMs, call.signal);
+  return claims.claim(key, slot, request.waitMs, call);
 }

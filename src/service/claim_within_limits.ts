@@ -52,38 +52,45 @@ export interface ClaimTarget {
   readonly slot: ClaimSlot;
 }
 
+/** What one worker was given. */
+export interface ClaimedAtOnce {
+  /** Possibly none. */
+  readonly claims: readonly Claim[];
+  /** They were made before under the same request_id and are still held. */
+  readonly repeated: boolean;
+}
+
 /**
  * Claims for several workers inside a transaction of the caller, without waiting for runs. Who repeats a request_id
  * gets the claims that it still holds. Stages are taken in the order of their names, since those with limits are locked.
  *
- * @returns the claims of each target, possibly none
  * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND
  */
 export async function claimAtOnce(
   tx: Queryable,
   targets: readonly ClaimTarget[],
-): Promise<readonly (readonly Claim[])[]> {
-  const claims: (readonly Claim[])[] = await findClaims(
+): Promise<readonly ClaimedAtOnce[]> {
+  const held = await findClaims(
     tx,
     targets.map(({ key, slot }) => ({ ...key, workerId: slot.workerId, requestId: slot.requestId ?? '' })),
   );
-  const open = [...targets.entries()].filter(([index]) => claims[index]?.length === 0);
-  const stages = new Map<string, typeof open>();
-  for (const entry of open) {
-    const { pipeline, stage } = entry[1].key;
-    const name = `${pipeline}/${stage}`;
-    stages.set(name, [...(stages.get(name) ?? []), entry]);
-  }
+  const results: ClaimedAtOnce[] = held.map((claims) => ({ claims, repeated: claims.length > 0 }));
+  const stages = new Map<string, { readonly index: number; readonly target: ClaimTarget }[]>();
+  targets.forEach((target, index) => {
+    if (results[index]?.repeated === true) return;
+    const name = `${target.key.pipeline}/${target.key.stage}`;
+    stages.set(name, [...(stages.get(name) ?? []), { index, target }]);
+  });
   for (const [, members] of [...stages].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const key = members[0]?.[1].key;
+    const key = members[0]?.target.key;
     if (key === undefined) continue;
-    const slots = members.map(([, { slot }]) => slot);
+    const slots = members.map(({ target }) => target.slot);
     const unlimited = await claimRuns(tx, key.pipeline, key.stage, slots);
     if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
-    const result = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
-    members.forEach(([index], place) => {
-      claims[index] = result.claims[place] ?? [];
+    const { claims } = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
+    members.forEach(({ index }, place) => {
+      results[index] = { claims: claims[place] ?? [], repeated: false };
     });
   }
-  return claims;
+  return results;
 }

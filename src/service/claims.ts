@@ -10,12 +10,16 @@ import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
+import type { CallContext } from './api.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
+
+/** What the claims need to know of a call. */
+export type ClaimCall = Pick<CallContext, 'signal' | 'onUndelivered'>;
 
 /** One ClaimNext call that has not been answered yet. */
 interface Waiter {
   readonly slot: ClaimSlot;
-  readonly signal: AbortSignal;
+  readonly call: ClaimCall;
   readonly answer: (claims: readonly Claim[]) => void;
   readonly fail: (error: unknown) => void;
   /** False once the call was answered, has failed, or has gone away. */
@@ -56,7 +60,7 @@ export interface ClaimsOptions {
  *      that was woken in vain, because another server was quicker, waits at the end again.
  *   4. A statement that came back short of what was asked for means that the stage is empty.
  *
- * A run that was claimed for a call which has gone away meanwhile is handed back.
+ * A run that was claimed for a call which has gone away meanwhile, or whose answer did not get out, is handed back.
  */
 export class Claims {
   readonly #options: ClaimsOptions;
@@ -85,7 +89,8 @@ export class Claims {
    * @returns the claims, possibly none
    * @throws BatonError PIPELINE_NOT_FOUND, STAGE_NOT_FOUND, OVERLOADED, CANCELED, SERVER_STOPPING
    */
-  claim(key: StageKey, slot: ClaimSlot, waitMs: number, signal: AbortSignal): Promise<readonly Claim[]> {
+  claim(key: StageKey, slot: ClaimSlot, waitMs: number, call: ClaimCall): Promise<readonly Claim[]> {
+    const { signal } = call;
     if (signal.aborted) return Promise.reject(canceledError());
     if (this.#stopped) {
       return Promise.reject(
@@ -115,7 +120,7 @@ export class Claims {
       };
       const waiter: Waiter = {
         slot,
-        signal,
+        call,
         answer: settle(resolve),
         fail: settle(reject),
         open: true,
@@ -265,8 +270,9 @@ export class Claims {
 
   #deliver(waiter: Waiter, claims: readonly Claim[]): void {
     if (claims.length > 0) {
-      if (waiter.open) waiter.answer(claims);
-      else void this.handBack(claims);
+      if (!waiter.open) return void this.handBack(claims);
+      waiter.call.onUndelivered(() => void this.handBack(claims));
+      waiter.answer(claims);
     } else if (!waiter.patient || this.#stopped) {
       waiter.answer([]);
     }

@@ -6,7 +6,7 @@ import type { Pool, Queryable } from '../store/pool.js';
 import { updateRuns, type RunUpdate } from '../store/sql/update_runs.js';
 import type { UpdateStatusRequest } from './api.js';
 import { claimTarget } from './claim_next.js';
-import { claimAtOnce, type ClaimTarget } from './claim_within_limits.js';
+import { claimAtOnce, type ClaimedAtOnce, type ClaimTarget } from './claim_within_limits.js';
 import type { Claims } from './claims.js';
 import { explainRefusal, leaseLost } from './explain_refusal.js';
 import { GroupCommit, type Outcome } from './group_commit.js';
@@ -22,6 +22,8 @@ export interface Updated {
   /** As it is after the update, or after the first time this same update was made. */
   readonly run: Run;
   readonly claimed: readonly Claim[];
+  /** Gives the claims back that were made with the update, and not those that its repeat was given again. */
+  readonly handBack: () => void;
 }
 
 /** The JSON texts that the check of a request has made of its payloads. */
@@ -61,11 +63,9 @@ export function createUpdateGroup(pool: Pool, claims: Claims): GroupCommit<Updat
     limits: LIMITS.groups,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,
-    together: (items) => inOne(pool, items, (db) => updateTogether(db, items)),
-    alone: (item) => inOne(pool, [item], (db) => updateAlone(db, item)),
-    onDropped: ({ claimed }) => {
-      if (claimed.length > 0) void claims.handBack(claimed);
-    },
+    together: (items) => inOne(pool, items, (db) => updateTogether(db, claims, items)),
+    alone: (item) => inOne(pool, [item], (db) => updateAlone(db, claims, item)),
+    onDropped: ({ handBack }) => handBack(),
   });
 }
 
@@ -83,6 +83,7 @@ function inOne<T>(pool: Pool, items: readonly UpdateItem[], work: (db: Queryable
 /** A refused update is left undefined: it may only have met a lock, or it is the repeat of one that was made. */
 async function updateTogether(
   db: Queryable,
+  claims: Claims,
   items: readonly UpdateItem[],
 ): Promise<(Outcome<Updated> | undefined)[]> {
   const runs = await updateRuns(
@@ -94,17 +95,29 @@ async function updateTogether(
   items.forEach((item, index) => {
     if (runs[index] !== undefined && item.next !== undefined) targets.set(item, item.next);
   });
-  const claims = targets.size === 0 ? [] : await claimAtOnce(db, [...targets.values()]);
-  const claimed = new Map([...targets.keys()].map((item, index) => [item, claims[index]]));
+  const results = targets.size === 0 ? [] : await claimAtOnce(db, [...targets.values()]);
+  const resultOf = new Map([...targets.keys()].map((item, index) => [item, results[index]]));
   return items.map((item, index) => {
     const run = runs[index];
-    return run === undefined ? undefined : { value: { run, claimed: claimed.get(item) ?? [] } };
+    return run === undefined ? undefined : { value: toUpdated(run, resultOf.get(item), claims) };
   });
 }
 
-async function updateAlone(db: Queryable, { request, update, next }: UpdateItem): Promise<Updated> {
+async function updateAlone(
+  db: Queryable,
+  claims: Claims,
+  { request, update, next }: UpdateItem,
+): Promise<Updated> {
   const [updated] = await updateRuns(db, [update]);
   const run = updated ?? (await explainRefusal(db, request, update.lease));
-  const [claimed] = next === undefined ? [] : await claimAtOnce(db, [next]);
-  return { run, claimed: claimed ?? [] };
+  const [result] = next === undefined ? [] : await claimAtOnce(db, [next]);
+  return toUpdated(run, result, claims);
+}
+
+function toUpdated(run: Run, result: ClaimedAtOnce | undefined, claims: Claims): Updated {
+  const fresh = result === undefined || result.repeated ? [] : result.claims;
+  const handBack = (): void => {
+    if (fresh.length > 0) void claims.handBack(fresh);
+  };
+  return { run, claimed: result?.claims ?? [], handBack };
 }

@@ -45,7 +45,8 @@ export async function updateStatus(
   found.throwIfAny();
   const item = toItem(request, texts);
   if (item instanceof BatonError) throw item;
-  const { run, claimed } = await group.submit(item, call.signal);
+  const { run, claimed, handBack } = await group.submit(item, call.signal);
+  call.onUndelivered(handBack);
   const waits = next !== undefined && claimed.length === 0 && next.waitMs > 0;
   return {
     run,
@@ -62,7 +63,7 @@ async function waitForClaims(
 ): Promise<readonly Claim[]> {
   const { key, slot } = claimTarget(next);
   try {
-    return await claims.claim(key, slot, next.waitMs, call.signal);
+    return await claims.claim(key, slot, next.waitMs, call);
   } catch (error) {
     if (call.signal.aborted || !(error instanceof BatonError)) throw error;
     return [];

@@ -1,3 +1,4 @@
+import { constants } from 'node:http2';
 import {
   Code,
   ConnectError,
@@ -121,12 +122,16 @@ const RESPONSE = createContextKey<NodeResponse | undefined>(undefined);
 
 function watchDelivery(response: NodeResponse | undefined, call: ServerCall): void {
   if (response === undefined) return;
-  let sent = false;
-  response.once('finish', () => (sent = true));
-  response.once('close', () => {
-    if (!sent) call.undelivered();
-  });
-  if (response.destroyed) call.undelivered();
+  const check = (): void => {
+    // Over HTTP/2 a response has finished when it is queued, however long it stays there.
+    const isSent =
+      'stream' in response
+        ? response.stream.rstCode === constants.NGHTTP2_NO_ERROR
+        : response.writableFinished;
+    if (!isSent) call.undelivered();
+  };
+  if (response.destroyed) check();
+  else response.once('close', check);
 }
 
 function openCall(binding: Binding, context: HandlerContext, observer: Observer): ServerCall {

@@ -53,8 +53,6 @@ const SERVER_OPTIONS: ServerOptions = {
   // Off by default: without it the streams of a machine that lost its power live on for ever.
   'grpc.keepalive_time_ms': RPC_LIMITS.pingIntervalMs,
   'grpc.keepalive_timeout_ms': RPC_LIMITS.pingTimeoutMs,
-  // Counts each call for a debug service that is not registered.
-  'grpc.enable_channelz': 0,
 };
 
 function bind(server: Server, { listen, credentials }: GrpcServerOptions): Promise<number> {

@@ -130,12 +130,16 @@ describeOnEveryPostgres('statements', (open) => {
       'gives the places in order to the workers in order, each with its own lease',
       fresh(open, async (db) => {
         const runs = await create(db.pool, {}, {}, {}, {});
-        const { claims, pipelineKnown, stageKnown } = await claimRuns(db.pool, 'ci', 'initialize', [
-          { workerId: 'a', leaseMs: 5000, maxRuns: 2 },
-          { workerId: 'b', leaseMs: 0, maxRuns: 1 },
-          { workerId: 'c', leaseMs: 0, maxRuns: 3 },
-          { workerId: 'd', leaseMs: 0, maxRuns: 1 },
-        ]);
+        const { claims, pipelineKnown, stageKnown } = await claimRuns(db.pool, {
+          pipeline: 'ci',
+          stage: 'initialize',
+          slots: [
+            { workerId: 'a', leaseMs: 5000, maxRuns: 2 },
+            { workerId: 'b', leaseMs: 0, maxRuns: 1 },
+            { workerId: 'c', leaseMs: 0, maxRuns: 3 },
+            { workerId: 'd', leaseMs: 0, maxRuns: 1 },
+          ],
+        });
         assert.deepEqual([pipelineKnown, stageKnown], [true, true]);
         assert.deepEqual(
           claims.map((items) => ids(items.map(({ run }) => run))),
@@ -181,17 +185,19 @@ describeOnEveryPostgres('statements', (open) => {
           await db.pool.query(`update baton.${table} set paused = false`);
         }
         const slots = [{ workerId: 'w', leaseMs: 0, maxRuns: 1 }];
-        assert.deepEqual(await claimRuns(db.pool, 'ci', 'nope', slots), {
+        assert.deepEqual(await claimRuns(db.pool, { pipeline: 'ci', stage: 'nope', slots: slots }), {
           pipelineKnown: true,
           stageKnown: false,
           stageLimited: false,
           claims: [[]],
+          last: new Map(),
         });
-        assert.deepEqual(await claimRuns(db.pool, 'nope', 'run', slots), {
+        assert.deepEqual(await claimRuns(db.pool, { pipeline: 'nope', stage: 'run', slots: slots }), {
           pipelineKnown: false,
           stageKnown: false,
           stageLimited: false,
           claims: [[]],
+          last: new Map(),
         });
         assert.deepEqual(heldIds(await claim(db.pool, 'initialize')), [run?.id]);
       }),
@@ -675,9 +681,11 @@ describeOnEveryPostgres('statements', (open) => {
       fresh(open, async (db) => {
         await db.pool.transaction((tx) => putPipeline(tx, definition(two)));
         await create(db.pool, { pipeline: 'build' });
-        const { claims } = await claimRuns(db.pool, 'build', 'fetch', [
-          { workerId: 'w', leaseMs: 0, maxRuns: 1 },
-        ]);
+        const { claims } = await claimRuns(db.pool, {
+          pipeline: 'build',
+          stage: 'fetch',
+          slots: [{ workerId: 'w', leaseMs: 0, maxRuns: 1 }],
+        });
         const got = must(claims[0]?.[0], 'a claim');
         const renamed = stage('download', { processingStatus: 'fetching', doneStatus: 'fetched' });
         await db.pool.transaction((tx) => putPipeline(tx, definition([renamed, stage('make')])));

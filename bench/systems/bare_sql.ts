@@ -64,7 +64,7 @@ export const open: Open = async ({ databaseUrl }) => {
       workBatches: (params) =>
         inBatches(batches(params), async (maxRuns) => {
           const slots = [{ workerId: 'bench', leaseMs: 0, maxRuns }];
-          const { claims } = await claimRuns(pool, 'bench', 'work', slots);
+          const { claims } = await claimRuns(pool, { pipeline: 'bench', stage: 'work', slots: slots });
           const updates = (claims[0] ?? []).map(({ run, leaseToken }) => {
             const lease = decodeLeaseToken(leaseToken);
             if (lease === undefined) throw new Error('a claim without a lease');

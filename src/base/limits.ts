@@ -46,6 +46,8 @@ export const LIMITS = {
   jsonDepth: 64,
   messageBytes: 16 * 1024 * 1024,
   claimWaiters: 20_000,
+  /** Stages of which a server remembers how far they are claimed. */
+  markedStages: 10_000,
   /** Calls that are merged into one transaction; see service/group_commit.ts. Weight is characters of payload. */
   groups: {
     groupItems: 500,

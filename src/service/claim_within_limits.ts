@@ -1,10 +1,11 @@
 import { BatonError } from '../base/errors.js';
 import type { Claim } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
-import { claimRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
+import { claimChosenRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
 import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import { findCandidates, lockRoom, type ClaimPlace } from '../store/sql/stage_room.js';
+import type { NextRuns } from './next_runs.js';
 
 export function unknownStage({ pipeline, stage }: StageKey, pipelineKnown: boolean): BatonError {
   return pipelineKnown
@@ -43,7 +44,7 @@ export async function claimWithin(
     seen += candidates.length;
     place = last;
   }
-  return claimRuns(tx, key.pipeline, key.stage, slots, chosen);
+  return claimChosenRuns(tx, { ...key, slots }, chosen);
 }
 
 /** Where and for whom a ClaimNext claims. */
@@ -68,6 +69,7 @@ export interface ClaimedAtOnce {
  */
 export async function claimAtOnce(
   tx: Queryable,
+  next: NextRuns,
   targets: readonly ClaimTarget[],
 ): Promise<readonly ClaimedAtOnce[]> {
   const held = await findClaims(
@@ -85,7 +87,7 @@ export async function claimAtOnce(
     const key = members[0]?.target.key;
     if (key === undefined) continue;
     const slots = members.map(({ target }) => target.slot);
-    const unlimited = await claimRuns(tx, key.pipeline, key.stage, slots);
+    const unlimited = await next.claim(tx, key, slots);
     if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
     const { claims } = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
     members.forEach(({ index }, place) => {

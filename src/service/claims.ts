@@ -5,13 +5,14 @@ import type { Logger } from '../base/log.js';
 import type { Claim } from '../run/run.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool } from '../store/pool.js';
-import { claimRuns, type ClaimResult, type ClaimSlot } from '../store/sql/claim_runs.js';
+import type { ClaimResult, ClaimSlot } from '../store/sql/claim_runs.js';
 import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
 import type { CallContext } from './api.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
+import type { NextRuns } from './next_runs.js';
 
 /** What the claims need to know of a call. */
 export type ClaimCall = Pick<CallContext, 'signal' | 'onUndelivered'>;
@@ -45,6 +46,7 @@ interface StageQueue extends StageKey {
 
 export interface ClaimsOptions {
   readonly pool: Pool;
+  readonly next: NextRuns;
   readonly clock: Clock;
   readonly log: Logger;
   /** Told when a call begins to wait, so that somebody watches the log for it. */
@@ -257,9 +259,9 @@ export class Claims {
   }
 
   async #claim(queue: StageQueue, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
-    const { pool } = this.#options;
+    const { pool, next } = this.#options;
     if (!queue.limited) {
-      const result = await claimRuns(pool, queue.pipeline, queue.stage, slots);
+      const result = await next.claim(pool, queue, slots);
       queue.limited = result.stageLimited;
       if (!queue.limited) return result;
     }

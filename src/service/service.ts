@@ -18,6 +18,7 @@ import { getRun } from './get_run.js';
 import { Housekeeping } from './housekeeping.js';
 import { listRunEvents } from './list_run_events.js';
 import { listRuns } from './list_runs.js';
+import { NextRuns } from './next_runs.js';
 import { deletePipeline, getPipeline, listPipelines, putPipeline, setPaused } from './pipelines.js';
 import { Retention, type RetentionPolicy } from './retention.js';
 import { retryRun, retryRuns } from './retry_runs.js';
@@ -69,7 +70,8 @@ export function createService({
     onDemand: () => tail.ring(),
     limits: streams,
   });
-  const claims: Claims = new Claims({ pool, clock, log, onWaiting: () => tail.ring() });
+  const next = new NextRuns(clock);
+  const claims: Claims = new Claims({ pool, next, clock, log, onWaiting: () => tail.ring() });
   const tail = new LogTail({
     db: watchPool,
     hub,
@@ -91,7 +93,7 @@ export function createService({
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
-  const updates = createUpdateGroup(pool, claims);
+  const updates = createUpdateGroup(pool, claims, next);
   const extensions = createExtendGroup(pool);
   const counts = new CallCounts();
   const jobs: JobService = {

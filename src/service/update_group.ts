@@ -10,6 +10,7 @@ import { claimAtOnce, type ClaimedAtOnce, type ClaimTarget } from './claim_withi
 import type { Claims } from './claims.js';
 import { explainRefusal, leaseLost } from './explain_refusal.js';
 import { GroupCommit, type Outcome } from './group_commit.js';
+import type { NextRuns } from './next_runs.js';
 
 /** One update that is valid in itself, with what its worker wants to claim in the same transaction. */
 export interface UpdateItem {
@@ -57,16 +58,26 @@ export function toItem(request: UpdateStatusRequest, texts: UpdateTexts): Update
 }
 
 /** All updates of this server, merged: UpdateStatus with and without claim_next, and the items of BatchUpdateStatus. */
-export function createUpdateGroup(pool: Pool, claims: Claims): GroupCommit<UpdateItem, Updated> {
+export function createUpdateGroup(
+  pool: Pool,
+  claims: Claims,
+  next: NextRuns,
+): GroupCommit<UpdateItem, Updated> {
+  const parts = { claims, next };
   return new GroupCommit<UpdateItem, Updated>({
     name: 'updates',
     limits: LIMITS.groups,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,
-    together: (items) => inOne(pool, items, (db) => updateTogether(db, claims, items)),
-    alone: (item) => inOne(pool, [item], (db) => updateAlone(db, claims, item)),
+    together: (items) => inOne(pool, next, items, (db) => updateTogether(db, parts, items)),
+    alone: (item) => inOne(pool, next, [item], (db) => updateAlone(db, parts, item)),
     onDropped: ({ handBack }) => handBack(),
   });
+}
+
+interface Parts {
+  readonly claims: Claims;
+  readonly next: NextRuns;
 }
 
 /** Two claims under one request_id have to see each other's runs. */
@@ -76,14 +87,26 @@ function keysOf({ update, next }: UpdateItem): string[] {
 }
 
 /** In a transaction where there is something to claim as well; a statement alone is one by itself. */
-function inOne<T>(pool: Pool, items: readonly UpdateItem[], work: (db: Queryable) => Promise<T>): Promise<T> {
-  return items.some(({ next }) => next !== undefined) ? pool.transaction(work) : work(pool);
+async function inOne<T>(
+  pool: Pool,
+  next: NextRuns,
+  items: readonly UpdateItem[],
+  work: (db: Queryable) => Promise<T>,
+): Promise<T> {
+  const targets = items.flatMap((item) => item.next ?? []);
+  if (targets.length === 0) return work(pool);
+  try {
+    return await pool.transaction(work);
+  } catch (error) {
+    for (const { key } of targets) next.forget(key);
+    throw error;
+  }
 }
 
 /** A refused update is left undefined: it may only have met a lock, or it is the repeat of one that was made. */
 async function updateTogether(
   db: Queryable,
-  claims: Claims,
+  parts: Parts,
   items: readonly UpdateItem[],
 ): Promise<(Outcome<Updated> | undefined)[]> {
   const runs = await updateRuns(
@@ -95,23 +118,23 @@ async function updateTogether(
   items.forEach((item, index) => {
     if (runs[index] !== undefined && item.next !== undefined) targets.set(item, item.next);
   });
-  const results = targets.size === 0 ? [] : await claimAtOnce(db, [...targets.values()]);
+  const results = targets.size === 0 ? [] : await claimAtOnce(db, parts.next, [...targets.values()]);
   const resultOf = new Map([...targets.keys()].map((item, index) => [item, results[index]]));
   return items.map((item, index) => {
     const run = runs[index];
-    return run === undefined ? undefined : { value: toUpdated(run, resultOf.get(item), claims) };
+    return run === undefined ? undefined : { value: toUpdated(run, resultOf.get(item), parts.claims) };
   });
 }
 
 async function updateAlone(
   db: Queryable,
-  claims: Claims,
+  parts: Parts,
   { request, update, next }: UpdateItem,
 ): Promise<Updated> {
   const [updated] = await updateRuns(db, [update]);
   const run = updated ?? (await explainRefusal(db, request, update.lease));
-  const [result] = next === undefined ? [] : await claimAtOnce(db, [next]);
-  return toUpdated(run, result, claims);
+  const [result] = next === undefined ? [] : await claimAtOnce(db, parts.next, [next]);
+  return toUpdated(run, result, parts.claims);
 }
 
 function toUpdated(run: Run, result: ClaimedAtOnce | undefined, claims: Claims): Updated {

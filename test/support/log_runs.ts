@@ -86,9 +86,11 @@ export async function claim(
   runs = 1,
   slot: Partial<ClaimSlot> = {},
 ): Promise<Held[]> {
-  const { claims } = await claimRuns(db, 'ci', stage, [
-    { workerId: 'w', leaseMs: 0, maxRuns: runs, ...slot },
-  ]);
+  const { claims } = await claimRuns(db, {
+    pipeline: 'ci',
+    stage: stage,
+    slots: [{ workerId: 'w', leaseMs: 0, maxRuns: runs, ...slot }],
+  });
   return (claims[0] ?? []).map(({ run, leaseToken }) => ({
     run,
     lease: must(decodeLeaseToken(leaseToken), 'a lease token'),

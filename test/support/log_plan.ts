@@ -6,6 +6,8 @@ interface PlanNode {
   readonly 'Actual Rows': number;
   readonly 'Actual Loops': number;
   readonly 'Rows Removed by Filter'?: number;
+  readonly 'Shared Hit Blocks': number;
+  readonly 'Shared Read Blocks': number;
   readonly Plans?: readonly PlanNode[];
 }
 
@@ -19,21 +21,18 @@ function rowsIn(node: PlanNode): number {
   return (node.Plans ?? []).reduce((sum, plan) => sum + rowsIn(plan), own);
 }
 
-/**
- * How many rows of `baton.runs` the statements of `work` look at. Counted and not timed, so that a plan which reads a
- * whole table is found with few rows on any machine. Nothing of it is committed.
- */
-export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<number> {
-  let rows = 0;
+/** Runs the statements of `work` for their plans only: nothing of it is committed, and no statement gives a row. */
+async function plansOf(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<PlanNode[]> {
+  const plans: PlanNode[] = [];
   const explained = pool.transaction(async (tx) => {
     await work({
       async query(statement, values) {
         const text = typeof statement === 'string' ? statement : statement.text;
         const [row] = await tx.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
-          `explain (analyze, format json, timing off) ${text}`,
+          `explain (analyze, buffers, format json, timing off) ${text}`,
           values,
         );
-        for (const { Plan } of row?.['QUERY PLAN'] ?? []) rows += rowsIn(Plan);
+        plans.push(...(row?.['QUERY PLAN'] ?? []).map(({ Plan }) => Plan));
         return [];
       },
     });
@@ -42,7 +41,21 @@ export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<u
   await explained.catch((error: unknown) => {
     if (!(error instanceof RolledBack)) throw error;
   });
-  return rows;
+  return plans;
+}
+
+/**
+ * How many rows of `baton.runs` the statements of `work` look at. Counted and not timed, so that a plan which reads a
+ * whole table is found with few rows on any machine.
+ */
+export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<number> {
+  return (await plansOf(pool, work)).reduce((sum, plan) => sum + rowsIn(plan), 0);
+}
+
+/** How many pages the statements of `work` look at: dead rows count here. */
+export async function buffersVisited(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<number> {
+  const plans = await plansOf(pool, work);
+  return plans.reduce((sum, plan) => sum + plan['Shared Hit Blocks'] + plan['Shared Read Blocks'], 0);
 }
 
 /** Fills the table without the log, which is not what is measured and takes most of the time. */

@@ -395,7 +395,7 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
       [() => baton.jobs.createRun({ pipeline: 'unknown' }), 'PIPELINE_NOT_FOUND'],
       [() => baton.jobs.claimNext({ pipeline: 'unknown', stage: 'x' }), 'PIPELINE_NOT_FOUND'],
       [() => baton.jobs.claimNext({ stage: 'unknown' }), 'STAGE_NOT_FOUND'],
-      [() => baton.pipelines.getStats({}), 'NOT_IMPLEMENTED'],
+      [() => baton.pipelines.getStats({ pipeline: 'unknown' }), 'PIPELINE_NOT_FOUND'],
       [() => baton.jobs.cancelRun({ runId: '00000000-0000-7000-8000-000000000000' }), 'RUN_NOT_FOUND'],
     ] as const) {
       assert.equal((await failure(call())).reason, reason);

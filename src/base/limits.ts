@@ -92,4 +92,6 @@ export const LIMITS = {
   /** A read of the log that takes longer has lost its connection: streams must not stand still behind it. */
   watchQueryTimeoutMs: 5000,
   pollIntervalMs: 1000,
+  /** How long one reading of the figures may take in the database. */
+  statsTimeoutMs: 20_000,
 } as const;

@@ -20,6 +20,7 @@ import type {
   WatchStream,
 } from '../service/api.js';
 import { pipelineFromProto, pipelineToProto } from './convert/pipeline.js';
+import { statsToProto } from './convert/stats.js';
 import * as requests from './convert/requests.js';
 import { filterFromProto } from './convert/filter.js';
 import { leaseResultToProto, updateResultToProto } from './convert/results.js';
@@ -54,7 +55,7 @@ export interface Handlers {
   readonly pipeline: ServiceHandlers<typeof PipelineServiceDesc>;
 }
 
-/** Makes the handlers over a service. An RPC that the service has not yet answers NOT_IMPLEMENTED. */
+/** Makes the handlers over a service. */
 export function createHandlers(job: JobService, pipeline: PipelineService): Handlers {
   return { job: jobHandlers(job), pipeline: pipelineHandlers(pipeline) };
 }
@@ -161,7 +162,9 @@ function pipelineHandlers(service: PipelineService): Handlers['pipeline'] {
     async resumePipeline({ name, stage }, call) {
       return { pipeline: pipelineToProto(await service.resumePipeline({ name, stage }, call)) };
     },
-    getStats: notImplemented('GetStats'),
+    async getStats(request, call) {
+      return { pipelines: (await service.getStats(request.pipeline, call)).map(statsToProto) };
+    },
   };
 }
 
@@ -175,9 +178,4 @@ function updateItem(
     if (error instanceof BatonError) return { error };
     throw error;
   }
-}
-
-/** Stands where the service has no such call yet. */
-function notImplemented(rpc: string): () => Promise<never> {
-  return () => Promise.reject(new BatonError('NOT_IMPLEMENTED', `this server does not offer ${rpc}`));
 }

@@ -197,6 +197,30 @@ export interface ListPipelinesResponse {
   readonly nextPageToken: string;
 }
 
+/** The figures of one stage; rates and percentiles are of the last minute. */
+export interface StageStats {
+  readonly stage: string;
+  readonly pendingCount: bigint;
+  readonly activeCount: bigint;
+  /** Undefined when no run is claimable. */
+  readonly oldestWaitingMs: number | undefined;
+  readonly claimsPerSecond: number;
+  readonly completionsPerSecond: number;
+  /** Undefined when there was no claim, as is the other. */
+  readonly waitP50Ms: number | undefined;
+  readonly waitP95Ms: number | undefined;
+  readonly paused: boolean;
+}
+
+export interface PipelineStats {
+  readonly pipeline: string;
+  readonly succeededCount: bigint;
+  readonly failedCount: bigint;
+  readonly canceledCount: bigint;
+  /** In the order of the pipeline. */
+  readonly stages: readonly StageStats[];
+}
+
 export interface JobService {
   createRun(request: CreateRunRequest, call: CallContext): Promise<Run>;
   batchCreateRuns(requests: readonly CreateRunRequest[], call: CallContext): Promise<readonly Run[]>;
@@ -224,4 +248,6 @@ export interface PipelineService {
   deletePipeline(name: string, call: CallContext): Promise<void>;
   pausePipeline(request: PauseRequest, call: CallContext): Promise<Pipeline>;
   resumePipeline(request: PauseRequest, call: CallContext): Promise<Pipeline>;
+  /** @param pipeline '' for all of them */
+  getStats(pipeline: string, call: CallContext): Promise<readonly PipelineStats[]>;
 }

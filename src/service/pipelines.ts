@@ -107,7 +107,7 @@ export async function putPipeline(pool: Pool, definition: PipelineDefinition): P
   });
 }
 
-function pipelineNotFound(name: string): BatonError {
+export function pipelineNotFound(name: string): BatonError {
   return new BatonError('PIPELINE_NOT_FOUND', `there is no pipeline ${JSON.stringify(name)}`, {
     metadata: { pipeline: name },
   });

@@ -15,6 +15,7 @@ import { CreateRuns } from './create_run.js';
 import { createExtendGroup, extendLeases } from './extend_leases.js';
 import { CallCounts, counted, DatabaseReading, serviceMetrics } from './gauges.js';
 import { getRun } from './get_run.js';
+import { Stats } from './get_stats.js';
 import { Housekeeping } from './housekeeping.js';
 import { listRunEvents } from './list_run_events.js';
 import { listRuns } from './list_runs.js';
@@ -95,6 +96,7 @@ export function createService({
   const creates = new CreateRuns(pool);
   const updates = createUpdateGroup(pool, claims, next);
   const extensions = createExtendGroup(pool);
+  const stats = new Stats(pool);
   const counts = new CallCounts();
   const jobs: JobService = {
     createRun: (request, call) => creates.createRun(request, call),
@@ -134,6 +136,7 @@ export function createService({
       deletePipeline: (name) => deletePipeline(pool, name),
       pausePipeline: (request) => setPaused(pool, request, true),
       resumePipeline: (request) => setPaused(pool, request, false),
+      getStats: (pipeline) => stats.get(pipeline),
     },
     start() {
       listener?.start();

@@ -59,7 +59,7 @@ begin
     run_id, pipeline, stage, status, state, repository, labels, output, error_code, error_message, priority,
     concurrency_key, attempt, attempts_allowed, worker_id, lease_id, lease_expire_time, schedule_time,
     cancel_requested, progress, status_message, checkpoint, version, create_time, update_time, start_time, end_time,
-    request_id, trace_parent
+    request_id, trace_parent, waited
   ) values (
     pg_catalog.nextval('baton.revision'), kind,
     case when inserted then '' else old.status end,
@@ -69,7 +69,9 @@ begin
     new.error_message, new.priority, new.concurrency_key, new.attempt, new.attempts_allowed, new.worker_id,
     case when new.lease_id is null and not inserted then old.lease_id else new.lease_id end,
     new.lease_expire_time, new.schedule_time, new.cancel_requested, new.progress, new.status_message, new.checkpoint,
-    new.version, new.create_time, new.update_time, new.start_time, new.end_time, new.request_id, new.trace_parent
+    new.version, new.create_time, new.update_time, new.start_time, new.end_time, new.request_id, new.trace_parent,
+    -- Plain SQL may take a run before its time.
+    case when kind = 'CLAIMED' then greatest(new.update_time - old.claimable_time, interval '0') end
   );
   -- A doorbell without contents: listeners read the log. Many in one transaction are delivered as one.
   perform pg_catalog.pg_notify('baton_log', '');
@@ -321,7 +323,8 @@ CREATE TABLE baton.run_events (
     start_time timestamp with time zone,
     end_time timestamp with time zone,
     request_id text,
-    trace_parent text NOT NULL
+    trace_parent text NOT NULL,
+    waited interval
 )
 PARTITION BY RANGE (revision);
 
@@ -360,7 +363,8 @@ CREATE TABLE baton.run_events_default (
     start_time timestamp with time zone,
     end_time timestamp with time zone,
     request_id text,
-    trace_parent text NOT NULL
+    trace_parent text NOT NULL,
+    waited interval
 );
 
 CREATE TABLE baton.run_events_p0 (
@@ -398,7 +402,8 @@ CREATE TABLE baton.run_events_p0 (
     start_time timestamp with time zone,
     end_time timestamp with time zone,
     request_id text,
-    trace_parent text NOT NULL
+    trace_parent text NOT NULL,
+    waited interval
 );
 
 CREATE TABLE baton.runs (

@@ -13,12 +13,14 @@ interface PlanNode {
 
 class RolledBack extends Error {}
 
-function rowsIn(node: PlanNode): number {
-  const scans = node['Relation Name'] === 'runs' && node['Node Type'].endsWith('Scan');
+function rowsIn(node: PlanNode, table: string): number {
+  // A partition has its place after the name of its table.
+  const name = node['Relation Name']?.replace(/_(p\d+|default)$/, '');
+  const scans = name === table && node['Node Type'].endsWith('Scan');
   const own = scans
     ? (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops']
     : 0;
-  return (node.Plans ?? []).reduce((sum, plan) => sum + rowsIn(plan), own);
+  return (node.Plans ?? []).reduce((sum, plan) => sum + rowsIn(plan, table), own);
 }
 
 /** Runs the statements of `work` for their plans only: nothing of it is committed, and no statement gives a row. */
@@ -45,11 +47,15 @@ async function plansOf(pool: Pool, work: (db: Queryable) => Promise<unknown>): P
 }
 
 /**
- * How many rows of `baton.runs` the statements of `work` look at. Counted and not timed, so that a plan which reads a
+ * How many rows of a table the statements of `work` look at. Counted and not timed, so that a plan which reads a
  * whole table is found with few rows on any machine.
  */
-export async function rowsVisited(pool: Pool, work: (db: Queryable) => Promise<unknown>): Promise<number> {
-  return (await plansOf(pool, work)).reduce((sum, plan) => sum + rowsIn(plan), 0);
+export async function rowsVisited(
+  pool: Pool,
+  work: (db: Queryable) => Promise<unknown>,
+  table: 'runs' | 'run_events' = 'runs',
+): Promise<number> {
+  return (await plansOf(pool, work)).reduce((sum, plan) => sum + rowsIn(plan, table), 0);
 }
 
 /** How many pages the statements of `work` look at: dead rows count here. */

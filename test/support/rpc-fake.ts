@@ -85,6 +85,7 @@ export function fakePipelines(calls: Partial<PipelineService> = {}): PipelineSer
     deletePipeline: missing,
     pausePipeline: missing,
     resumePipeline: missing,
+    getStats: missing,
     ...calls,
   };
 }

@@ -416,7 +416,7 @@ export type StageStats = Message<"baton.v1.StageStats"> & {
 
   /**
    * For how long the run that has waited longest has been claimable. Absent when no run is claimable; time
-   * before a schedule_time does not count.
+   * before a schedule_time does not count, time of a pause does.
    *
    * @generated from field: google.protobuf.Duration oldest_waiting_age = 4;
    */

@@ -126,6 +126,30 @@ describeOnEveryPostgres('migrations', (open) => {
   );
 
   void test(
+    'a database in use is brought up to date with its runs, and taken back with them',
+    empty(open, async (db) => {
+      await migrate({ databaseUrl: db.url, log: silent, count: 1 });
+      await db.pool.query('insert into baton.runs (priority) select g % 3 from generate_series(1, 20) g');
+      await db.pool.query(
+        `update baton.runs set status = 'initializing' where id in (select id from baton.runs limit 5)`,
+      );
+      const look = (): Promise<unknown[]> =>
+        db.pool.query(
+          'select id, status, version, update_time, claimable_time, attempt_time from baton.runs order by id',
+        );
+      const before = await look();
+      await up(db);
+      assert.deepEqual(await look(), before);
+      assert.equal((await claimOne(db.pool)).run.status, 'initializing');
+      const after = await look();
+      const count = (await names()).length - 1;
+      await migrate({ databaseUrl: db.url, log: silent, direction: 'down', count });
+      assert.deepEqual(await look(), after);
+      await db.pool.query(`update baton.runs set status = 'success'`);
+    }),
+  );
+
+  void test(
     'a server of the next version migrates while one of this version writes',
     fresh(open, async (db) => {
       const client = await db.connect();

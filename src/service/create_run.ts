@@ -7,7 +7,7 @@ import { PIPELINE_DEFAULTS } from '../run/pipeline.js';
 import type { Run } from '../run/run.js';
 import type { Pool, Queryable } from '../store/pool.js';
 import { createRuns, type NewRun } from '../store/sql/create_runs.js';
-import { findRequests, type KnownRequest } from '../store/sql/find_requests.js';
+import { findRequests } from '../store/sql/find_requests.js';
 import { getPipelineNames } from '../store/sql/get_pipelines.js';
 import type { CallContext, CreateRunRequest } from './api.js';
 import { GroupCommit, type GroupCommitOptions, type Outcome } from './group_commit.js';
@@ -56,10 +56,6 @@ function reused(requestId: string): BatonError {
   );
 }
 
-function sameContent(run: NewRun, known: KnownRequest): boolean {
-  return run.requestHash !== undefined && known.requestHash?.equals(run.requestHash) === true;
-}
-
 /** For each run the first one with its request_id; a second use of an id with other content in one batch is refused. */
 function firstOfEachRequest(runs: readonly NewRun[]): NewRun[] {
   const first = new Map<string, NewRun>();
@@ -88,14 +84,14 @@ async function insert(
   // Of their own, because their snapshot has to see what the insert met.
   const known = await findRequests(
     db,
-    missing.map(({ requestId }) => requestId).filter((requestId) => requestId !== ''),
+    missing.filter(({ requestId }) => requestId !== ''),
   );
   const pipelines = await getPipelineNames(db, [...new Set(missing.map(({ pipeline }) => pipeline))]);
   return runs.map((run) => {
     const made = created.get(run.id);
     if (made !== undefined) return made;
     const earlier = known.get(run.requestId);
-    if (earlier !== undefined) return sameContent(run, earlier) ? earlier.run : reused(run.requestId);
+    if (earlier !== undefined) return earlier.same ? earlier.run : reused(run.requestId);
     return pipelines.includes(run.pipeline) ? removed(run) : unknownPipeline(run.pipeline);
   });
 }

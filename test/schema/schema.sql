@@ -25,8 +25,255 @@ CREATE TYPE baton.run_state AS ENUM (
     'CANCELED'
 );
 
+CREATE FUNCTION baton.create_run(pipeline text DEFAULT 'ci'::text, repository text DEFAULT ''::text, labels jsonb DEFAULT '{}'::jsonb, input jsonb DEFAULT NULL::jsonb, priority integer DEFAULT 0, schedule_time timestamp with time zone DEFAULT NULL::timestamp with time zone, concurrency_key text DEFAULT ''::text, max_attempts integer DEFAULT 0, request_id text DEFAULT ''::text, trace_parent text DEFAULT ''::text) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  made uuid;
+  same boolean;
+  violations text[];
+begin
+  pipeline := coalesce(nullif(create_run.pipeline, ''), 'ci');
+  repository := coalesce(create_run.repository, '');
+  labels := coalesce(create_run.labels, '{}');
+  priority := coalesce(create_run.priority, 0);
+  concurrency_key := coalesce(create_run.concurrency_key, '');
+  max_attempts := coalesce(create_run.max_attempts, 0);
+  request_id := coalesce(create_run.request_id, '');
+  trace_parent := coalesce(create_run.trace_parent, '');
+
+  violations := baton.run_violations(
+    create_run.pipeline, create_run.repository, create_run.labels, create_run.input, create_run.priority,
+    create_run.schedule_time, create_run.concurrency_key, create_run.max_attempts, create_run.request_id,
+    create_run.trace_parent);
+  if violations <> '{}' then
+    raise exception using
+      errcode = 'invalid_parameter_value', schema = 'baton', table = 'runs',
+      column = pg_catalog.substring(violations[1], '^[a-z_]+'),
+      message = pg_catalog.array_to_string(violations, '; ');
+  end if;
+  -- The API's times are cut to the millisecond: the same request has to be the same here.
+  schedule_time := pg_catalog.date_trunc('milliseconds', create_run.schedule_time);
+
+  -- Waits for a transaction that has created a run with this request_id and is not done.
+  insert into baton.runs as r (
+    pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
+    trace_parent
+  ) values (
+    create_run.pipeline, create_run.repository, create_run.labels, create_run.input, create_run.priority,
+    create_run.schedule_time, create_run.concurrency_key, nullif(create_run.max_attempts, 0),
+    nullif(create_run.request_id, ''), create_run.trace_parent
+  )
+  on conflict (request_id) where request_id is not null do nothing
+  returning r.id into made;
+  if made is not null then
+    return made;
+  end if;
+
+  select
+    r.id,
+    baton.is_request_of(
+      r, create_run.pipeline, create_run.repository, create_run.labels, create_run.input, create_run.priority,
+      create_run.schedule_time, create_run.concurrency_key, create_run.max_attempts)
+    into made, same
+    from baton.runs r
+    where r.request_id = create_run.request_id;
+  if made is null then
+    raise exception using
+      errcode = 'serialization_failure',
+      message = pg_catalog.format('the run of request_id %L was just removed: try again', create_run.request_id);
+  end if;
+  if not same then
+    raise exception using
+      errcode = 'unique_violation', schema = 'baton', table = 'runs', constraint = 'runs_request_id_key',
+      message = pg_catalog.format('request_id %L was used for a run with other content', create_run.request_id),
+      detail = pg_catalog.format('It is run %s.', made);
+  end if;
+  return made;
+end
+$$;
+
+COMMENT ON FUNCTION baton.create_run(pipeline text, repository text, labels jsonb, input jsonb, priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer, request_id text, trace_parent text) IS 'Creates a run in this transaction and returns its id. The parameters mean what CreateRun of the API says.';
+
+CREATE FUNCTION baton.input_violation(input jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+declare
+  bytes constant integer := pg_catalog.octet_length(input::text);
+begin
+  return case
+    when pg_catalog.jsonb_typeof(input) <> 'object' then 'input: must be an object'
+    when bytes <= 100 then null
+    when pg_catalog.jsonb_path_exists(input, 'strict $.**{64}') then 'input: must be nested at most 64 deep'
+    when bytes > 300 and pg_catalog.jsonb_path_exists(
+        input, 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))')
+      then 'input: must have only numbers that fit a double'
+    -- A blank for each comma and colon makes a text longer by less than half.
+    when bytes > 1572864 or (bytes > 1048576 and baton.json_text_bytes(input) > 1048576)
+      then 'input: must have at most 1048576 bytes as JSON'
+  end;
+end
+$_$;
+
+CREATE FUNCTION baton.uuid_v7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$
+    select pg_catalog.encode(
+      pg_catalog.set_bit(pg_catalog.set_bit(
+        overlay(pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+          placing substring(pg_catalog.int8send((extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint) from 3)
+          from 1 for 6),
+        52, 1), 53, 1),
+      'hex')::uuid
+  $$;
+
+CREATE TABLE baton.runs (
+    id uuid DEFAULT baton.uuid_v7() NOT NULL,
+    pipeline text DEFAULT 'ci'::text NOT NULL,
+    stage text NOT NULL,
+    status text NOT NULL,
+    state baton.run_state NOT NULL,
+    repository text DEFAULT ''::text NOT NULL,
+    labels jsonb DEFAULT '{}'::jsonb NOT NULL,
+    input jsonb,
+    output jsonb,
+    error_code text,
+    error_message text,
+    priority integer DEFAULT 0 NOT NULL,
+    concurrency_key text DEFAULT ''::text NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    max_attempts integer,
+    attempts_allowed integer NOT NULL,
+    worker_id text DEFAULT ''::text NOT NULL,
+    claim_request_id text,
+    attempt_time timestamp with time zone,
+    lease_number bigint DEFAULT 0 NOT NULL,
+    lease_id uuid,
+    lease_ms bigint,
+    lease_expire_time timestamp with time zone,
+    schedule_time timestamp with time zone,
+    claimable_time timestamp with time zone NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    progress double precision DEFAULT 0 NOT NULL,
+    status_message text DEFAULT ''::text NOT NULL,
+    checkpoint jsonb,
+    version bigint NOT NULL,
+    create_time timestamp with time zone NOT NULL,
+    update_time timestamp with time zone NOT NULL,
+    start_time timestamp with time zone,
+    end_time timestamp with time zone,
+    ended_stage text DEFAULT ''::text NOT NULL,
+    request_id text,
+    request_hash bytea,
+    trace_parent text DEFAULT ''::text NOT NULL,
+    status_time timestamp with time zone DEFAULT statement_timestamp(),
+    requested jsonb,
+    CONSTRAINT runs_attempt_is_valid CHECK ((attempt >= 0)),
+    CONSTRAINT runs_checkpoint_is_an_object CHECK (((checkpoint IS NULL) OR (jsonb_typeof(checkpoint) = 'object'::text))),
+    CONSTRAINT runs_id_is_uuid_v7 CHECK (((get_byte(uuid_send(id), 6) >> 4) = 7)),
+    CONSTRAINT runs_input_is_an_object CHECK (((input IS NULL) OR (jsonb_typeof(input) = 'object'::text))),
+    CONSTRAINT runs_labels_are_texts CHECK (((jsonb_typeof(labels) = 'object'::text) AND (NOT (labels @? '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT runs_lease_is_whole CHECK ((((lease_id IS NULL) = (lease_expire_time IS NULL)) AND ((lease_id IS NULL) OR ((state = 'ACTIVE'::baton.run_state) AND (lease_ms IS NOT NULL) AND (lease_ms > 0))))),
+    CONSTRAINT runs_max_attempts_is_valid CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT runs_output_is_an_object CHECK (((output IS NULL) OR (jsonb_typeof(output) = 'object'::text))),
+    CONSTRAINT runs_priority_is_valid CHECK (((priority >= 0) AND (priority <= 9))),
+    CONSTRAINT runs_progress_is_valid CHECK (((progress >= (0)::double precision) AND (progress <= (1)::double precision))),
+    CONSTRAINT runs_repository_fits CHECK ((length(repository) <= 256)),
+    CONSTRAINT runs_schedule_time_is_valid CHECK (((schedule_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (schedule_time < '10000-01-01 00:00:00+00'::timestamp with time zone)))
+);
+
+CREATE FUNCTION baton.is_request_of(run baton.runs, pipeline text, repository text, labels jsonb, input jsonb, priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select run.pipeline = pipeline and run.repository = repository and run.labels = labels
+      and run.input is not distinct from input
+      and coalesce(
+          run.requested,
+          baton.request_terms(run.priority, run.schedule_time, run.concurrency_key, run.max_attempts)
+        ) = baton.request_terms(priority, schedule_time, concurrency_key, max_attempts)
+  $$;
+
+CREATE FUNCTION baton.json_text_bytes(value jsonb) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+    select pg_catalog.octet_length(value::text) - coalesce(sum(case pg_catalog.jsonb_typeof(part)
+        when 'object' then greatest(2 * (select count(*) from pg_catalog.jsonb_object_keys(part)) - 1, 0)
+        when 'array' then greatest(pg_catalog.jsonb_array_length(part) - 1, 0)
+        else 0
+      end), 0)::bigint
+    from pg_catalog.jsonb_path_query(value, 'strict $.**') as part
+  $_$;
+
+CREATE FUNCTION baton.label_violations(labels jsonb) RETURNS text[]
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+begin
+  if pg_catalog.jsonb_typeof(labels) <> 'object' then
+    return array['labels: must be an object of texts'];
+  end if;
+  -- Too short for a key, a value or a number of labels that is too great.
+  if pg_catalog.octet_length(labels::text) <= 64 and not labels ? '' and not labels @? '$.* ? (@.type() != "string")' then
+    return '{}';
+  end if;
+  if (select count(*) from pg_catalog.jsonb_object_keys(labels)) > 32 then
+    return array['labels: must have at most 32 labels'];
+  end if;
+  return array(
+    select pg_catalog.format('labels[%s]: %s', pg_catalog.to_json(label.key), problem)
+    from pg_catalog.jsonb_each(labels) as label
+    cross join lateral (values
+      (case when label.key = '' then 'the key must not be empty' end),
+      (case when pg_catalog.octet_length(label.key) > 63 and baton.utf16_length(label.key) > 63
+        then 'must have at most 63 characters in its key' end),
+      (case when pg_catalog.jsonb_typeof(label.value) <> 'string' then 'must be a text' end),
+      (case when pg_catalog.octet_length(label.value::text) > 256 and baton.utf16_length(label.value #>> '{}') > 256
+        then 'must have at most 256 characters' end)
+    ) as found (problem)
+    where problem is not null);
+end
+$_$;
+
+CREATE FUNCTION baton.request_terms(priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select pg_catalog.jsonb_build_object(
+      'priority', priority,
+      -- A number, because the text of a time depends on the session.
+      'schedule_time', extract(epoch from schedule_time),
+      'concurrency_key', concurrency_key,
+      'max_attempts', nullif(max_attempts, 0))
+  $$;
+
+CREATE FUNCTION baton.run_violations(pipeline text, repository text, labels jsonb, input jsonb, priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer, request_id text, trace_parent text) RETURNS text[]
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $_$
+begin
+  return pg_catalog.array_remove(array[
+    case when pipeline collate "C" !~ '^[a-z0-9][a-z0-9_-]{0,62}$'
+      then 'pipeline: must be 1 to 63 of a-z, 0-9, _ and -, and start with a letter or digit' end,
+    case when pg_catalog.octet_length(repository) > 256 and baton.utf16_length(repository) > 256
+      then 'repository: must have at most 256 characters' end,
+    case when input is not null then baton.input_violation(input) end,
+    case when priority not between 0 and 9 then 'priority: must be 0 to 9' end,
+    case when schedule_time > pg_catalog.clock_timestamp() + interval '3650 days'
+      then 'schedule_time: must be at most 3650 days ahead' end,
+    case when schedule_time < '0001-01-01 00:00:00+00' then 'schedule_time: must be of the years 1 to 9999' end,
+    case when pg_catalog.octet_length(concurrency_key) > 256 and baton.utf16_length(concurrency_key) > 256
+      then 'concurrency_key: must have at most 256 characters' end,
+    case when max_attempts not between 0 and 100 then 'max_attempts: must be 0 to 100' end,
+    case when request_id <> '' and request_id collate "C" !~ '^[\x20-\x7e]{0,128}$'
+      then 'request_id: must be at most 128 printable ASCII characters' end,
+    case when trace_parent <> '' and trace_parent collate "C" !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
+      then 'trace_parent: must be a W3C traceparent' end
+  ], null) || case when labels = '{}' then '{}' else baton.label_violations(labels) end;
+end
+$_$;
+
 CREATE FUNCTION baton.runs_append_event() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
   inserted constant boolean := tg_op = 'INSERT';
@@ -80,7 +327,8 @@ end
 $$;
 
 CREATE FUNCTION baton.runs_before_write() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
   meaning record;
@@ -211,6 +459,29 @@ begin
 end
 $$;
 
+CREATE FUNCTION baton.runs_keep_request() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  new.requested := baton.request_terms(new.priority, new.schedule_time, new.concurrency_key, new.max_attempts);
+  return new;
+end
+$$;
+
+CREATE FUNCTION baton.runs_keep_status_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  new.status_time := case
+    when tg_op = 'INSERT' then new.create_time
+    when new.status is distinct from old.status then new.update_time
+    else old.status_time
+  end;
+  return new;
+end
+$$;
+
 CREATE FUNCTION baton.runs_refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -241,16 +512,11 @@ begin
 end
 $$;
 
-CREATE FUNCTION baton.uuid_v7() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
+CREATE FUNCTION baton.utf16_length(value text) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
-    select pg_catalog.encode(
-      pg_catalog.set_bit(pg_catalog.set_bit(
-        overlay(pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
-          placing substring(pg_catalog.int8send((extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint) from 3)
-          from 1 for 6),
-        52, 1), 53, 1),
-      'hex')::uuid
+    select pg_catalog.length(value)
+      + pg_catalog.length(pg_catalog.regexp_replace(value, '[\U00000001-\U0000FFFF]', '', 'g'))
   $$;
 
 CREATE TABLE baton.log (
@@ -406,58 +672,49 @@ CREATE TABLE baton.run_events_p0 (
     waited interval
 );
 
-CREATE TABLE baton.runs (
-    id uuid DEFAULT baton.uuid_v7() NOT NULL,
-    pipeline text DEFAULT 'ci'::text NOT NULL,
-    stage text NOT NULL,
-    status text NOT NULL,
-    state baton.run_state NOT NULL,
-    repository text DEFAULT ''::text NOT NULL,
-    labels jsonb DEFAULT '{}'::jsonb NOT NULL,
-    input jsonb,
-    output jsonb,
-    error_code text,
-    error_message text,
-    priority integer DEFAULT 0 NOT NULL,
-    concurrency_key text DEFAULT ''::text NOT NULL,
-    attempt integer DEFAULT 0 NOT NULL,
-    max_attempts integer,
-    attempts_allowed integer NOT NULL,
-    worker_id text DEFAULT ''::text NOT NULL,
-    claim_request_id text,
-    attempt_time timestamp with time zone,
-    lease_number bigint DEFAULT 0 NOT NULL,
-    lease_id uuid,
-    lease_ms bigint,
-    lease_expire_time timestamp with time zone,
-    schedule_time timestamp with time zone,
-    claimable_time timestamp with time zone NOT NULL,
-    cancel_requested boolean DEFAULT false NOT NULL,
-    progress double precision DEFAULT 0 NOT NULL,
-    status_message text DEFAULT ''::text NOT NULL,
-    checkpoint jsonb,
-    version bigint NOT NULL,
-    create_time timestamp with time zone NOT NULL,
-    update_time timestamp with time zone NOT NULL,
-    start_time timestamp with time zone,
-    end_time timestamp with time zone,
-    ended_stage text DEFAULT ''::text NOT NULL,
-    request_id text,
-    request_hash bytea,
-    trace_parent text DEFAULT ''::text NOT NULL,
-    CONSTRAINT runs_attempt_is_valid CHECK ((attempt >= 0)),
-    CONSTRAINT runs_checkpoint_is_an_object CHECK (((checkpoint IS NULL) OR (jsonb_typeof(checkpoint) = 'object'::text))),
-    CONSTRAINT runs_id_is_uuid_v7 CHECK (((get_byte(uuid_send(id), 6) >> 4) = 7)),
-    CONSTRAINT runs_input_is_an_object CHECK (((input IS NULL) OR (jsonb_typeof(input) = 'object'::text))),
-    CONSTRAINT runs_labels_are_texts CHECK (((jsonb_typeof(labels) = 'object'::text) AND (NOT (labels @? '$.*?(@.type() != "string")'::jsonpath)))),
-    CONSTRAINT runs_lease_is_whole CHECK ((((lease_id IS NULL) = (lease_expire_time IS NULL)) AND ((lease_id IS NULL) OR ((state = 'ACTIVE'::baton.run_state) AND (lease_ms IS NOT NULL) AND (lease_ms > 0))))),
-    CONSTRAINT runs_max_attempts_is_valid CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
-    CONSTRAINT runs_output_is_an_object CHECK (((output IS NULL) OR (jsonb_typeof(output) = 'object'::text))),
-    CONSTRAINT runs_priority_is_valid CHECK (((priority >= 0) AND (priority <= 9))),
-    CONSTRAINT runs_progress_is_valid CHECK (((progress >= (0)::double precision) AND (progress <= (1)::double precision))),
-    CONSTRAINT runs_repository_fits CHECK ((length(repository) <= 256)),
-    CONSTRAINT runs_schedule_time_is_valid CHECK (((schedule_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (schedule_time < '10000-01-01 00:00:00+00'::timestamp with time zone)))
-);
+CREATE VIEW baton.run_history AS
+ SELECT e.run_id,
+    e.version,
+    e.revision,
+    e.append_time AS "time",
+    e.type,
+    e.previous_status,
+    e.status,
+    e.previous_stage,
+    e.stage,
+    e.state,
+    e.pipeline,
+    e.repository,
+    e.attempt,
+    e.worker_id,
+    e.waited,
+    e.progress,
+    e.status_message,
+    e.error_code,
+    e.error_message,
+    e.cancel_requested,
+    e.schedule_time,
+    e.output
+   FROM (baton.run_events e
+     JOIN baton.log l ON ((e.revision >= l.oldest_revision)));
+
+COMMENT ON VIEW baton.run_history IS 'Every change of every run that the log still keeps; each row is the run right after the change. Read only.';
+
+COMMENT ON COLUMN baton.run_history.run_id IS 'The id of the run. With it, the history of one run is found by an index.';
+
+COMMENT ON COLUMN baton.run_history.version IS 'The place of the change in the history of its run: 1, 2, 3 and so on.';
+
+COMMENT ON COLUMN baton.run_history.revision IS 'The place of the change among those of all runs, in the order of commits.';
+
+COMMENT ON COLUMN baton.run_history."time" IS 'When the change was committed.';
+
+COMMENT ON COLUMN baton.run_history.type IS 'What the change was: CREATED, CLAIMED and so on, as in the API.';
+
+COMMENT ON COLUMN baton.run_history.previous_status IS 'The status before the change; empty for the first.';
+
+COMMENT ON COLUMN baton.run_history.waited IS 'For how long the run could have been claimed before this claim; null for other changes.';
+
+COMMENT ON COLUMN baton.run_history.output IS 'The output of the run after the change.';
 
 CREATE TABLE baton.stages (
     pipeline text NOT NULL,
@@ -478,6 +735,153 @@ CREATE TABLE baton.stages (
     paused boolean DEFAULT false NOT NULL,
     CONSTRAINT stages_numbers_are_valid CHECK ((("position" >= 0) AND (lease_ms > 0) AND (timeout_ms >= 0) AND (max_attempts > 0) AND (backoff_initial_ms >= 0) AND (backoff_multiplier >= (1)::double precision) AND (backoff_max_ms >= 0) AND ((backoff_jitter >= (0)::double precision) AND (backoff_jitter <= (1)::double precision)) AND (max_active >= 0) AND (max_active_per_key >= 0)))
 );
+
+CREATE VIEW baton.run_overview AS
+ SELECT r.id,
+    r.pipeline,
+    r.stage,
+    r.status,
+    r.state,
+    r.repository,
+    r.labels,
+    r.priority,
+    r.concurrency_key,
+    r.attempt,
+    r.attempts_allowed AS max_attempts,
+    r.worker_id,
+    since.status_time,
+    GREATEST((statement_timestamp() - since.status_time), '00:00:00'::interval) AS in_status_for,
+        CASE
+            WHEN (r.state = 'PENDING'::baton.run_state) THEN r.claimable_time
+            ELSE NULL::timestamp with time zone
+        END AS claimable_time,
+        CASE
+            WHEN ((r.state = 'PENDING'::baton.run_state) AND (r.claimable_time <= statement_timestamp())) THEN (statement_timestamp() - r.claimable_time)
+            ELSE NULL::interval
+        END AS waiting_for,
+    ((r.state = 'PENDING'::baton.run_state) AND COALESCE((s.paused OR p.paused), false)) AS paused,
+    r.lease_expire_time,
+    r.cancel_requested,
+    r.progress,
+    r.status_message,
+    r.error_code,
+    r.error_message,
+    r.version,
+    r.create_time,
+    r.update_time,
+    r.start_time,
+    r.end_time,
+    r.request_id,
+    r.trace_parent
+   FROM (((baton.runs r
+     LEFT JOIN baton.stages s ON (((s.pipeline = r.pipeline) AND (s.name = r.stage))))
+     LEFT JOIN baton.pipelines p ON ((p.name = r.pipeline)))
+     CROSS JOIN LATERAL ( SELECT COALESCE(r.status_time,
+                CASE r.state
+                    WHEN 'PENDING'::baton.run_state THEN LEAST(r.claimable_time, r.update_time)
+                    WHEN 'ACTIVE'::baton.run_state THEN r.attempt_time
+                    ELSE r.end_time
+                END, r.create_time) AS status_time) since);
+
+COMMENT ON VIEW baton.run_overview IS 'Every run that is kept, as it is now. Read only.';
+
+COMMENT ON COLUMN baton.run_overview.id IS 'The id of the run, as baton.create_run returns it.';
+
+COMMENT ON COLUMN baton.run_overview.stage IS 'The stage that it waits for or is in; empty when it has ended.';
+
+COMMENT ON COLUMN baton.run_overview.status IS 'Where it is, in the words of its pipeline.';
+
+COMMENT ON COLUMN baton.run_overview.state IS 'PENDING, ACTIVE, SUCCEEDED, FAILED or CANCELED. A condition on it lets PostgreSQL use an index.';
+
+COMMENT ON COLUMN baton.run_overview.attempt IS 'How often its stage has been claimed.';
+
+COMMENT ON COLUMN baton.run_overview.max_attempts IS 'The attempts that its stage has.';
+
+COMMENT ON COLUMN baton.run_overview.worker_id IS 'Who works on it, or did last.';
+
+COMMENT ON COLUMN baton.run_overview.status_time IS 'Since when it is in its status.';
+
+COMMENT ON COLUMN baton.run_overview.in_status_for IS 'For how long it has been in its status.';
+
+COMMENT ON COLUMN baton.run_overview.claimable_time IS 'From when on it can be claimed; null unless it is PENDING.';
+
+COMMENT ON COLUMN baton.run_overview.waiting_for IS 'For how long it could have been claimed; null unless it can be.';
+
+COMMENT ON COLUMN baton.run_overview.paused IS 'It waits, and its stage or its pipeline is paused.';
+
+COMMENT ON COLUMN baton.run_overview.lease_expire_time IS 'When its lease ends unless it is extended; null without a lease.';
+
+COMMENT ON COLUMN baton.run_overview.cancel_requested IS 'Its worker has been asked to stop.';
+
+COMMENT ON COLUMN baton.run_overview.error_code IS 'Why the latest attempt failed, for programs.';
+
+COMMENT ON COLUMN baton.run_overview.error_message IS 'Why the latest attempt failed, for people.';
+
+COMMENT ON COLUMN baton.run_overview.version IS 'Counts its changes, from 1.';
+
+COMMENT ON COLUMN baton.run_overview.update_time IS 'When it was changed last, its progress included.';
+
+COMMENT ON COLUMN baton.run_overview.start_time IS 'When it was claimed for the first time.';
+
+COMMENT ON COLUMN baton.run_overview.end_time IS 'When it ended; null while it is open.';
+
+CREATE VIEW baton.stage_overview AS
+ SELECT s.pipeline,
+    s.name AS stage,
+    s."position",
+    s.waiting_status,
+    s.processing_status,
+    s.done_status,
+    (s.paused OR p.paused) AS paused,
+    ( SELECT count(*) AS count
+           FROM baton.runs r
+          WHERE ((r.pipeline = s.pipeline) AND (r.stage = s.name) AND (r.state = 'PENDING'::baton.run_state))) AS pending_count,
+    ( SELECT count(*) AS count
+           FROM baton.runs r
+          WHERE ((r.pipeline = s.pipeline) AND (r.stage = s.name) AND (r.state = 'PENDING'::baton.run_state) AND (r.claimable_time <= statement_timestamp()))) AS claimable_count,
+    ( SELECT count(*) AS count
+           FROM baton.runs r
+          WHERE ((r.pipeline = s.pipeline) AND (r.stage = s.name) AND (r.state = 'ACTIVE'::baton.run_state))) AS active_count,
+    (statement_timestamp() - ( SELECT min(r.claimable_time) AS min
+           FROM baton.runs r
+          WHERE ((r.pipeline = s.pipeline) AND (r.stage = s.name) AND (r.state = 'PENDING'::baton.run_state) AND (r.claimable_time <= statement_timestamp())))) AS oldest_waiting_for,
+    NULLIF(s.max_active, 0) AS max_active,
+    NULLIF(s.max_active_per_key, 0) AS max_active_per_key,
+    s.max_attempts,
+    ((s.lease_ms)::double precision * '00:00:00.001'::interval) AS lease_duration,
+    ((NULLIF(s.timeout_ms, 0))::double precision * '00:00:00.001'::interval) AS timeout
+   FROM (baton.stages s
+     JOIN baton.pipelines p ON ((p.name = s.pipeline)));
+
+COMMENT ON VIEW baton.stage_overview IS 'Every stage of every pipeline, and the open runs in it. Read only.';
+
+COMMENT ON COLUMN baton.stage_overview."position" IS 'The place of the stage in its pipeline, from 0.';
+
+COMMENT ON COLUMN baton.stage_overview.waiting_status IS 'The status in which runs wait for the stage.';
+
+COMMENT ON COLUMN baton.stage_overview.processing_status IS 'The status that a claim gives them.';
+
+COMMENT ON COLUMN baton.stage_overview.done_status IS 'The status of those that have passed the stage.';
+
+COMMENT ON COLUMN baton.stage_overview.paused IS 'The stage gives out no runs: it or its pipeline is paused.';
+
+COMMENT ON COLUMN baton.stage_overview.pending_count IS 'Runs that wait for the stage, those that are not claimable yet included.';
+
+COMMENT ON COLUMN baton.stage_overview.claimable_count IS 'Runs that wait and can be claimed.';
+
+COMMENT ON COLUMN baton.stage_overview.active_count IS 'Runs that are claimed for the stage.';
+
+COMMENT ON COLUMN baton.stage_overview.oldest_waiting_for IS 'For how long the run that has waited longest can be claimed; null when none can be.';
+
+COMMENT ON COLUMN baton.stage_overview.max_active IS 'How many runs may be ACTIVE at once; null for any number.';
+
+COMMENT ON COLUMN baton.stage_overview.max_active_per_key IS 'The same for runs with the same concurrency_key, or repository; null for any number.';
+
+COMMENT ON COLUMN baton.stage_overview.max_attempts IS 'Claims after which the stage gives up on a run that does not have a number of its own.';
+
+COMMENT ON COLUMN baton.stage_overview.lease_duration IS 'How long a lease lasts unless its claim says otherwise.';
+
+COMMENT ON COLUMN baton.stage_overview.timeout IS 'How long one attempt may take; null for any time.';
 
 ALTER TABLE ONLY baton.run_events ATTACH PARTITION baton.run_events_default DEFAULT;
 
@@ -548,7 +952,13 @@ CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output,
 
 CREATE TRIGGER runs_identity_is_fixed BEFORE UPDATE OF id, pipeline, repository, labels, input, create_time, request_id, trace_parent ON baton.runs FOR EACH ROW WHEN (((((((((old.id IS DISTINCT FROM new.id) OR (old.pipeline IS DISTINCT FROM new.pipeline)) OR (old.repository IS DISTINCT FROM new.repository)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.input IS DISTINCT FROM new.input)) OR (old.create_time IS DISTINCT FROM new.create_time)) OR (old.request_id IS DISTINCT FROM new.request_id)) OR (old.trace_parent IS DISTINCT FROM new.trace_parent))) EXECUTE FUNCTION baton.runs_refuse_change();
 
+CREATE TRIGGER runs_keep_request BEFORE INSERT ON baton.runs FOR EACH ROW WHEN ((new.request_id IS NOT NULL)) EXECUTE FUNCTION baton.runs_keep_request();
+
 CREATE TRIGGER runs_open_is_kept BEFORE DELETE ON baton.runs FOR EACH ROW WHEN ((old.state = ANY (ARRAY['PENDING'::baton.run_state, 'ACTIVE'::baton.run_state]))) EXECUTE FUNCTION baton.runs_refuse_delete();
+
+CREATE TRIGGER runs_status_time_on_insert BEFORE INSERT ON baton.runs FOR EACH ROW WHEN ((new.status_time IS DISTINCT FROM new.create_time)) EXECUTE FUNCTION baton.runs_keep_status_time();
+
+CREATE TRIGGER runs_status_time_on_update BEFORE UPDATE ON baton.runs FOR EACH ROW WHEN (((new.status IS DISTINCT FROM old.status) OR (new.status_time IS DISTINCT FROM old.status_time))) EXECUTE FUNCTION baton.runs_keep_status_time();
 
 ALTER TABLE ONLY baton.pipeline_statuses
     ADD CONSTRAINT pipeline_statuses_pipeline_fkey FOREIGN KEY (pipeline) REFERENCES baton.pipelines(name) ON DELETE CASCADE;

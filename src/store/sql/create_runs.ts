@@ -35,15 +35,15 @@ select
   i.id, i.pipeline, i.repository, i.labels::jsonb, i.input::jsonb, i.priority, i.schedule_time, i.concurrency_key,
   nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent
 from unnest(
-  $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::timestamptz[], $8::text[], $9::int[],
-  $10::text[], $11::bytea[], $12::text[]
+  $1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::int[], $9::text[],
+  $10::bytea[], $11::text[], $12::uuid[]
 ) with ordinality as i (
-  id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
-  request_hash, trace_parent, position
+  pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
+  request_hash, trace_parent, id, position
 )
 where case
   when $13::boolean then not exists (
-    select from unnest($2::text[]) as n (name)
+    select from unnest($1::text[]) as n (name)
     where not exists (select from baton.pipelines p where p.name = n.name))
   else exists (select from baton.pipelines p where p.name = i.pipeline)
 end
@@ -52,6 +52,22 @@ order by i.request_id, i.position
 on conflict (request_id) where request_id is not null do nothing
 returning ${runColumns('runs')}`,
 };
+
+/** What is asked for in each run: ten parameters of one statement. */
+export function contentValues(runs: readonly NewRun[]): unknown[] {
+  return [
+    runs.map((run) => run.pipeline),
+    runs.map((run) => run.repository),
+    runs.map((run) => JSON.stringify(run.labels)),
+    runs.map((run) => run.input ?? null),
+    runs.map((run) => run.priority),
+    runs.map((run) => run.scheduleTime?.toISOString() ?? null),
+    runs.map((run) => run.concurrencyKey),
+    runs.map((run) => run.maxAttempts),
+    runs.map((run) => run.requestId),
+    runs.map((run) => run.requestHash ?? null),
+  ];
+}
 
 /**
  * @param allOrNothing whether one unknown pipeline keeps all runs from being inserted
@@ -63,18 +79,9 @@ export async function createRuns(
   allOrNothing = false,
 ): Promise<Map<string, Run>> {
   const rows = await db.query<RunRow>(SQL, [
-    runs.map((run) => run.id),
-    runs.map((run) => run.pipeline),
-    runs.map((run) => run.repository),
-    runs.map((run) => JSON.stringify(run.labels)),
-    runs.map((run) => run.input ?? null),
-    runs.map((run) => run.priority),
-    runs.map((run) => run.scheduleTime?.toISOString() ?? null),
-    runs.map((run) => run.concurrencyKey),
-    runs.map((run) => run.maxAttempts),
-    runs.map((run) => run.requestId),
-    runs.map((run) => run.requestHash ?? null),
+    ...contentValues(runs),
     runs.map((run) => run.traceParent),
+    runs.map((run) => run.id),
     allOrNothing,
   ]);
   return new Map(rows.map((row) => [row.id, decodeRun(row)]));

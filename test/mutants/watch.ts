@@ -17,7 +17,8 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 const HUB = 'dist/src/watch/hub.js';
 const TAIL = 'dist/src/watch/tail.js';
 const SUBSCRIPTION = 'dist/src/watch/subscription.js';
-const MIGRATION = 'migrations/0001_core.sql';
+/** The migration that has the function of the log as it is now, and the one of before under its way back. */
+const MIGRATION = 'migrations/0003_sql_api.sql';
 const CALL_ABORT = `call.signal.addEventListener('abort', `;
 
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
@@ -26,7 +27,13 @@ const ONCE = 'a stream gets each event once, whether from the log or from the hu
 export const WATCH_MUTANTS: readonly WatchMutant[] = [
   {
     name: 'cursor on a plain sequence without the lock',
-    edits: [edit(MIGRATION, '  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);\n', '')],
+    edits: [
+      edit(
+        MIGRATION,
+        '  -- From here to the commit: 0001 says why.\n  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);\n',
+        '',
+      ),
+    ],
     caughtBy: 'a commit that took its revision early is not overtaken',
   },
   {

@@ -300,6 +300,7 @@ begin
     kind := 'RETRIED';
   end if;
 
+  -- From here to the commit: 0001 says why.
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,

@@ -1,5 +1,5 @@
 import { RunState } from '../../gen/baton/v1/run_pb.js';
-import type { Place, TrueEvent } from './truth.js';
+import type { Place, TrueEvent } from '../support/chaos_truth.js';
 
 /** A filter as a test wants it; written anew from the words of the API, without the server's code. */
 export interface FilterSpec {

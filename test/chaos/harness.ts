@@ -1,6 +1,5 @@
 import { setMaxListeners } from 'node:events';
 import { rmSync } from 'node:fs';
-import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 import { migrate } from '../../src/store/migrate.js';
 import { extendLog } from '../../src/store/log_partitions.js';
@@ -10,29 +9,22 @@ import { silent } from '../support/database.js';
 import { Prng } from '../support/log_prng.js';
 import { temporaryDir } from '../support/process.js';
 import { waitFor } from '../support/wait.js';
-import { Faults, LANES } from './faults.js';
-import { Oracle } from './oracle.js';
-import { ChaosPostgres } from './postgres.js';
+import { Cleanup } from '../support/chaos_cleanup.js';
+import { injectFaults, type Schedule } from '../support/chaos_faults.js';
+import { LANES, StreamFaults } from './faults.js';
+import { Oracle } from '../support/chaos_oracle.js';
+import { ChaosPostgres } from '../support/chaos_postgres.js';
 import { buildReport, type ChaosReport } from './report.js';
-import { ChaosServer } from './servers.js';
+import { ChaosServer } from '../support/chaos_servers.js';
 import { watcherSpecs } from './specs.js';
 import { Texts, Watcher } from './watcher.js';
 import { OpenTransactions, writeByCalls, writeBySql, type WriterCounts } from './writers.js';
 
-export interface ChaosOptions {
+export interface ChaosOptions extends Schedule {
   readonly binDir: string;
-  readonly seed: number;
-  /** How long traffic and faults last; starting and comparing come on top. */
-  readonly durationMs: number;
   readonly pauseMs: number;
   readonly restMs: number;
-  /** The kinds of fault to make; none to see what the machine does by itself. */
-  readonly kinds: readonly string[];
   readonly scale: number;
-  /** Without faults at the start of each minute and at the end, so that latency can be told from their effects. */
-  readonly calmMs: number;
-  /** Longest time between two faults of a lane. */
-  readonly gapMs: number;
   readonly partitionRevisions: number;
   readonly say: (line: string) => void;
 }
@@ -43,33 +35,7 @@ const SERVERS = [{ listen: true }, { listen: true }, { listen: false }] as const
 const WRITERS_EACH = 8;
 const HOT_RUNS = 20;
 const SMALL_PARTITIONS = 12;
-const PERIOD_MS = 60_000;
 const CATCH_UP_MS = 60_000;
-
-/** What was started, ended in reverse whatever happens. */
-class Cleanup {
-  readonly #steps: (() => Promise<unknown> | void)[] = [];
-  readonly #lastSteps: (() => void)[] = [];
-  readonly #onSignal = (): void => process.exit(130);
-  readonly #onExit = (): void => {
-    for (const step of this.#lastSteps.reverse()) step();
-  };
-
-  constructor() {
-    process.once('SIGINT', this.#onSignal).once('SIGTERM', this.#onSignal).once('exit', this.#onExit);
-  }
-
-  /** @param atOnce the same for a process that ends now and can wait for nothing */
-  add(step: () => Promise<unknown> | void, atOnce?: () => void): void {
-    this.#steps.push(step);
-    if (atOnce !== undefined) this.#lastSteps.push(atOnce);
-  }
-
-  async run(): Promise<void> {
-    process.off('SIGINT', this.#onSignal).off('SIGTERM', this.#onSignal).off('exit', this.#onExit);
-    for (const step of this.#steps.reverse()) await Promise.resolve(step()).catch(() => undefined);
-  }
-}
 
 /** Runs the whole of it once. Throws when the run itself could not be made; what it found is in the report. */
 export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
@@ -82,11 +48,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
 }
 
 async function prepare(postgres: ChaosPostgres, partitionRevisions: number): Promise<void> {
-  const admin = new pg.Client({ connectionString: postgres.url('postgres') });
-  await admin.connect();
-  await admin.query(`create database ${DATABASE}`);
-  await admin.query(`create database ${ELSEWHERE}`);
-  await admin.end();
+  await postgres.createDatabases(DATABASE, ELSEWHERE);
   await migrate({ databaseUrl: postgres.url(DATABASE), log: silent });
   const pool = createPool({ databaseUrl: postgres.url(DATABASE), connections: 1, log: silent });
   try {
@@ -147,13 +109,13 @@ async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosRepo
   setMaxListeners(100, stopWriting.signal, stopFaults.signal);
   cleanup.add(() => stopWriting.abort());
   cleanup.add(() => stopFaults.abort());
-  const faults = new Faults({
+  const faults = new StreamFaults({
     postgres,
     database: DATABASE,
     servers,
     random: new Prng(seed * 100 + 1),
     signal: stopFaults.signal,
-    pauseMs: options.pauseMs,
+    pauseMs: [options.pauseMs, options.pauseMs],
     scale: options.scale,
     partitionRevisions: options.partitionRevisions,
   });
@@ -178,7 +140,7 @@ async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosRepo
       : writeBySql(postgres.url(DATABASE), context);
   });
 
-  await injectFaults(faults, options, stopFaults.signal);
+  await injectFaults(faults, LANES, options, stopFaults.signal);
   say(`${[...faults.counts.values()].reduce((sum, count) => sum + count, 0)} faults were made; healing`);
   await postgres.up();
   for (const server of servers) await server.up();
@@ -210,39 +172,4 @@ async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosRepo
     problems,
     opened: open.opened,
   });
-}
-
-/** Each lane goes through its kinds in a new order again and again; no fault begins where it could not end in time. */
-async function injectFaults(faults: Faults, options: ChaosOptions, signal: AbortSignal): Promise<void> {
-  const startedAt = performance.now();
-  const sinceStart = (): number => performance.now() - startedAt;
-  const lanes = LANES.map(async (all, lane) => {
-    const random = new Prng(options.seed * 100 + 10 + lane);
-    const kinds = all.filter((kind) => options.kinds.includes(kind));
-    let queue: string[] = [];
-    // Time is up when it is over, but not before each kind was made once, unless that takes far too long.
-    const isOver = (): boolean =>
-      sinceStart() > options.durationMs * 2 ||
-      (sinceStart() > options.durationMs - options.calmMs && kinds.every((kind) => faults.counts.has(kind)));
-    while (kinds.length > 0 && !isOver() && !signal.aborted) {
-      const inPeriod = sinceStart() % PERIOD_MS;
-      if (inPeriod < options.calmMs) {
-        await pause(options.calmMs - inPeriod);
-        continue;
-      }
-      if (queue.length === 0) queue = shuffled(kinds, random);
-      const kind = queue.pop();
-      if (kind !== undefined && !(await faults.inject(kind))) queue.unshift(kind);
-      await pause(random.between(100, options.gapMs));
-    }
-  });
-  await Promise.all(lanes);
-  await pause(Math.max(0, options.durationMs - sinceStart()));
-}
-
-function shuffled(kinds: readonly string[], random: Prng): string[] {
-  const left = [...kinds];
-  const order: string[] = [];
-  while (left.length > 0) order.push(...left.splice(random.between(0, left.length - 1), 1));
-  return order;
 }

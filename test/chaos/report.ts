@@ -1,9 +1,9 @@
 import type { ChaosOptions } from './harness.js';
-import type { Faults } from './faults.js';
+import type { StreamFaults } from './faults.js';
 import type { FaultProxy } from '../support/chaos_proxy.js';
-import type { ChaosServer } from './servers.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
 import { isOwed } from './filters.js';
-import type { Truth } from './truth.js';
+import type { Truth } from '../support/chaos_truth.js';
 import { newFindings, verifyWatcher, type Findings } from './verify.js';
 import type { Watcher } from './watcher.js';
 import type { WriterCounts } from './writers.js';
@@ -12,7 +12,7 @@ export interface Material {
   readonly options: ChaosOptions;
   readonly truth: Truth;
   readonly watchers: readonly Watcher[];
-  readonly faults: Faults;
+  readonly faults: StreamFaults;
   readonly counts: WriterCounts;
   readonly servers: readonly ChaosServer[];
   readonly memory: readonly number[];
@@ -102,7 +102,7 @@ function sumOf({ servers }: Material, of: (proxy: FaultProxy) => number): number
 }
 
 /** A stream under which history was dropped: what it got up to its last message has to be whole. */
-function verifyTruncations(faults: Faults, truth: Truth, findings: Findings): void {
+function verifyTruncations(faults: StreamFaults, truth: Truth, findings: Findings): void {
   for (const { start, end, revisions, reason } of faults.truncations) {
     const owed = truth.events.filter(
       (event) => event.revision > start && event.revision <= end && isOwed({}, event),

@@ -7,7 +7,7 @@ import {
   type WatchRunsResponse,
 } from '../../gen/baton/v1/job_service_pb.js';
 import { waitFor } from '../support/wait.js';
-import type { ChaosServer } from './servers.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
 
 const PATH = '/baton.v1.JobService/WatchRuns';
 

@@ -1,18 +1,14 @@
 import { Agent } from 'node:http';
 import { createClient, type Client } from '@connectrpc/connect';
-import {
-  createConnectTransport,
-  createGrpcTransport,
-  createGrpcWebTransport,
-  Http2SessionManager,
-} from '@connectrpc/connect-node';
+import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import {
   JobService,
   type WatchRunsRequest,
   type WatchRunsResponse,
 } from '../../gen/baton/v1/job_service_pb.js';
+import { connectCalls } from '../support/chaos_calls.js';
 import { GrpcJsClient } from '../support/rpc-grpc-client.js';
-import type { ChaosServer } from './servers.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
 
 export const PROTOCOLS = ['grpc', 'grpc-js', 'connect', 'connect-json', 'grpc-web'] as const;
 export type Protocol = (typeof PROTOCOLS)[number];
@@ -23,22 +19,12 @@ export interface Connection {
   close(): void;
 }
 
-export interface CallConnection {
-  readonly jobs: Client<typeof JobService>;
-  close(): void;
-}
-
 type Request = Parameters<Client<typeof JobService>['watchRuns']>[0];
 
-export function connectCalls(server: ChaosServer): CallConnection {
-  const baseUrl = `http://${server.grpcAddress}`;
-  // Without PING: whoever uses this gives up a silent connection by itself.
-  const sessionManager = new Http2SessionManager(baseUrl);
-  const jobs = createClient(JobService, createGrpcTransport({ baseUrl, sessionManager }));
-  return { jobs, close: () => sessionManager.abort() };
-}
-
-function overHttp1(server: ChaosServer, protocol: 'connect' | 'connect-json' | 'grpc-web'): CallConnection {
+function overHttp1(
+  server: ChaosServer,
+  protocol: 'connect' | 'connect-json' | 'grpc-web',
+): { jobs: Client<typeof JobService>; close: () => void } {
   const agent = new Agent({ keepAlive: true });
   const options = { baseUrl: server.httpUrl, httpVersion: '1.1' as const, nodeOptions: { agent } };
   const transport =

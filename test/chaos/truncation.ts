@@ -5,7 +5,7 @@ import type { Pool } from '../../src/store/pool.js';
 import { GrpcJsClient } from '../support/rpc-grpc-client.js';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { waitFor } from '../support/wait.js';
-import type { ChaosServer } from './servers.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
 import { reasonOf } from './watcher.js';
 
 /** How a stream fared that was reading old history when that was dropped. */

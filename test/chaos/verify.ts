@@ -1,5 +1,5 @@
 import { isInState, isOwed } from './filters.js';
-import type { Truth, TrueEvent } from './truth.js';
+import type { Truth, TrueEvent } from '../support/chaos_truth.js';
 import type { Segment, Watcher } from './watcher.js';
 
 export interface Findings {

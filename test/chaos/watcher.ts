@@ -4,9 +4,9 @@ import { WatchKind, type WatchRunsResponse } from '../../gen/baton/v1/job_servic
 import type { RunEvent } from '../../gen/baton/v1/run_event_pb.js';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
 import type { Prng } from '../support/log_prng.js';
-import { runTextOfProto, textOfProto } from './canonical.js';
+import { runTextOfProto, textOfProto } from '../support/chaos_canonical.js';
 import { toProtoFilter, type FilterSpec } from './filters.js';
-import type { ChaosServer } from './servers.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
 import { connectStream, type Connection, type Protocol } from './transports.js';
 
 const BOOKMARK_S = 2n;

@@ -1,8 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import type { Prng } from '../support/log_prng.js';
-import type { ChaosServer } from './servers.js';
-import { connectCalls, type CallConnection } from './transports.js';
+import type { ChaosServer } from '../support/chaos_servers.js';
+import { connectCalls, type CallConnection } from '../support/chaos_calls.js';
+import { connect } from '../support/chaos_sql.js';
 
 /** A quote and a blank in a name, because they travel through SQL, JSON and three protocols. */
 export const REPOSITORIES = ['r0', 'r1', 'r2', "it's r3"] as const;
@@ -138,18 +139,6 @@ export async function writeBySql(databaseUrl: string, context: WriterContext): P
     await rest(random.between(0, restMs * 2), signal);
   }
   await client?.end().catch(() => undefined);
-}
-
-export async function connect(databaseUrl: string): Promise<pg.Client> {
-  const client = new pg.Client({
-    connectionString: databaseUrl,
-    connectionTimeoutMillis: 5000,
-    query_timeout: 20_000,
-    application_name: 'chaos writer',
-  });
-  client.on('error', () => undefined);
-  await client.connect();
-  return client;
 }
 
 async function transact(client: pg.Client, { random, counts, signal }: WriterContext): Promise<void> {

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
-import { FaultProxy } from '../support/chaos_proxy.js';
-import { freePorts } from '../support/chaos_ports.js';
-import { ServerProcess } from '../support/process.js';
-import { within } from '../support/wait.js';
+import { FaultProxy } from './chaos_proxy.js';
+import { freePorts } from './chaos_ports.js';
+import { ServerProcess } from './process.js';
+import { within } from './wait.js';
 
 const LOG_CHANNEL = 'baton_log';
 

@@ -2,8 +2,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import pg from 'pg';
-import { waitFor } from '../support/wait.js';
-import { Truth } from './truth.js';
+import { waitFor } from './wait.js';
+import { Truth } from './chaos_truth.js';
 
 const SLOT = 'chaos';
 
@@ -12,14 +12,15 @@ const SLOT = 'chaos';
  * itself when the server was away.
  */
 export class Oracle {
-  readonly truth = new Truth();
+  readonly truth: Truth;
   readonly #url: string;
   readonly #child: ChildProcess;
   #stopped = false;
   #marks = 0;
   failure: string | undefined;
 
-  private constructor(url: string, child: ChildProcess) {
+  private constructor(url: string, child: ChildProcess, truth: Truth) {
+    this.truth = truth;
     this.#url = url;
     this.#child = child;
     if (child.stdout === null) throw new Error('pg_recvlogical has no output');
@@ -36,7 +37,7 @@ export class Oracle {
   }
 
   /** Makes the slot and begins to follow. Must come before anything writes, or holds a transaction open. */
-  static async start(binDir: string, url: string): Promise<Oracle> {
+  static async start(binDir: string, url: string, truth = new Truth()): Promise<Oracle> {
     await admin(url, (client) =>
       client.query(`select pg_create_logical_replication_slot($1, 'test_decoding')`, [SLOT]),
     );
@@ -61,7 +62,7 @@ export class Oracle {
       ],
       { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, PGTZ: 'UTC' } },
     );
-    return new Oracle(url, child);
+    return new Oracle(url, child, truth);
   }
 
   /** Waits until everything that is committed by now was decoded. */

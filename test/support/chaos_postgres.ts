@@ -3,7 +3,7 @@ import { chown, mkdir, readFile, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
-import { waitFor, within } from '../support/wait.js';
+import { waitFor, within } from './wait.js';
 
 const run = promisify(execFile);
 
@@ -69,6 +69,13 @@ export class ChaosPostgres {
 
   url(database: string): string {
     return `postgresql://baton@127.0.0.1:${this.port}/${database}`;
+  }
+
+  async createDatabases(...names: readonly string[]): Promise<void> {
+    const client = new pg.Client({ connectionString: this.url('postgres') });
+    await client.connect();
+    for (const name of names) await client.query(`create database ${name}`);
+    await client.end();
   }
 
   /** Starts it, or finds it up, and waits until it takes connections. */

@@ -1,4 +1,4 @@
-import { textOfRow, timeOf, type EventText, type Row } from './canonical.js';
+import { textOfRow, timeOf, type EventText, type Row } from './chaos_canonical.js';
 
 /** Where a run is, as far as filters care. */
 export interface Place {
@@ -10,6 +10,8 @@ export interface Place {
 /** One event as the write-ahead log tells it. */
 export interface TrueEvent {
   readonly revision: bigint;
+  /** The transaction that committed it. */
+  readonly xid: string;
   readonly runId: string;
   readonly version: bigint;
   readonly pipeline: string;
@@ -43,7 +45,7 @@ export function parseColumns(text: string): Row {
 interface Transaction {
   readonly xid: string;
   /** Changes of runs: what has to be in the log, from a table that knows nothing of revisions. */
-  readonly changes: { readonly id: string; readonly version: string }[];
+  readonly changes: Row[];
   readonly events: Row[];
   readonly inputs: (readonly [string, string | undefined])[];
 }
@@ -62,11 +64,17 @@ export class Truth {
   #open: Transaction | undefined;
   /** What is wrong with the log itself. */
   readonly faults: string[] = [];
+  readonly #onRun: ((row: Row) => void) | undefined;
   commits = 0;
   /** Transactions that were decoded again after PostgreSQL had been killed. */
   repeats = 0;
   /** The last message that somebody put into the log: nothing that was committed before it is missing. */
   lastMessage = '';
+
+  /** @param onRun told of each row of a run as it was committed, in the order of commits, lease extensions included */
+  constructor(onRun?: (row: Row) => void) {
+    this.#onRun = onRun;
+  }
 
   take(line: string): void {
     if (line.startsWith('BEGIN ')) {
@@ -99,7 +107,7 @@ export class Truth {
     }
     const id = row['id'] ?? '';
     if (match[2] === 'INSERT') open.inputs.push([id, row['input']]);
-    open.changes.push({ id, version: row['version'] ?? '' });
+    open.changes.push(row);
   }
 
   #commit(transaction: Transaction): void {
@@ -111,7 +119,10 @@ export class Truth {
     this.#seen.add(transaction.xid);
     for (const [id, input] of transaction.inputs) this.#inputs.set(id, input);
     const changed: string[] = [];
-    for (const { id, version } of transaction.changes) {
+    for (const row of transaction.changes) {
+      this.#onRun?.(row);
+      const id = row['id'] ?? '';
+      const version = row['version'] ?? '';
       // A lease that was only extended is no change: it keeps the version.
       if (this.#versions.get(id) === version) continue;
       this.#versions.set(id, version);
@@ -124,10 +135,10 @@ export class Truth {
       );
     }
     if (transaction.events.length > 0) this.commits += 1;
-    for (const row of transaction.events) this.#append(row);
+    for (const row of transaction.events) this.#append(row, transaction.xid);
   }
 
-  #append(row: Row): void {
+  #append(row: Row, xid: string): void {
     const revision = BigInt(row['revision'] ?? -1);
     const runId = row['run_id'] ?? '';
     const version = BigInt(row['version'] ?? -1);
@@ -139,6 +150,7 @@ export class Truth {
       this.faults.push(`run ${runId} has version ${version} after ${previous?.version}`);
     const event: TrueEvent = {
       revision,
+      xid,
       runId,
       version,
       pipeline: row['pipeline'] ?? '',

@@ -45,11 +45,13 @@ export async function explainRefusal(
   request: UpdateStatusRequest,
   lease: LeaseKey,
 ): Promise<Run> {
+  // First, because it waits for a change that is under way; what is read after it shows that change.
+  const isLive = await isLeaseLive(db, request.runId, lease);
   const run = await getRun(db, request.runId);
   if (run === undefined) throw runNotFound(request.runId);
   const pipeline = await getPipeline(db, run.pipeline);
   if (pipeline === undefined) throw leaseLost(run.id);
-  if (await isLeaseLive(db, run.id, lease)) {
+  if (isLive) {
     const allowed = allowedStatuses(pipeline, run.stage);
     if (allowed.includes(request.status)) {
       checkBelongings(request, pipeline, run.stage);

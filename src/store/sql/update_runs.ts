@@ -113,14 +113,24 @@ export interface RunUpdate {
   readonly checkpoint: string | undefined;
 }
 
+/**
+ * Locks the row whatever it says: an earlier copy of the same call may have changed it and not committed yet, and nobody
+ * may be told that nothing was changed before that is known.
+ */
 const LEASE_IS_LIVE = `
+with run as materialized (
+  select r.lease_number, r.lease_id, r.state, r.lease_expire_time
+  from baton.runs r
+  where r.id = $1::uuid
+  for share
+)
 select exists (
-  select from baton.runs r
-  where r.id = $1::uuid and r.lease_number = $2::bigint and r.lease_id = $3::uuid
-    and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+  select from run
+  where run.lease_number = $2::bigint and run.lease_id = $3::uuid
+    and run.state = 'ACTIVE' and run.lease_expire_time > clock_timestamp()
 ) as live`;
 
-/** Whether this lease may change the run at this moment, by the database's clock. */
+/** Whether this lease may change the run at this moment, by the database's clock. Waits for who is changing it now. */
 export async function isLeaseLive(db: Queryable, runId: string, lease: LeaseKey): Promise<boolean> {
   const [row] = await db.query<{ live: boolean }>(LEASE_IS_LIVE, [runId, lease.number, lease.id]);
   return row?.live ?? false;

@@ -126,6 +126,14 @@ describeOnEveryPostgres('what the worker mutants break', (open) => {
     );
   });
 
+  void test('a run whose cancel was asked for is canceled when its claim is handed back', async () => {
+    const id = await create();
+    const held = await claim();
+    await baton.jobs.cancelRun({ runId: id });
+    assert.equal(await releaseClaims(database.pool, [{ runId: id, lease: leaseOf(held) }]), 1);
+    assert.equal((await runOf(id))?.state, RunState.CANCELED);
+  });
+
   void test('claims of a limited stage that meet on two servers do not count the same', async () => {
     const other = await startTestServer(database.url);
     const keeper = await database.connect();

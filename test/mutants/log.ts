@@ -8,7 +8,7 @@ import {
 } from '../support/log_checks.js';
 
 /** A named way to break the log, and the check that has to notice it. */
-export interface Mutant {
+export interface LogMutant {
   readonly name: string;
   /** Which guarantee is gone with it. */
   readonly breaks: string;
@@ -20,7 +20,7 @@ const LOCK = 'perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);';
 const NEXT = `pg_catalog.nextval('baton.revision')`;
 
 /** Rewrites a function's text; fails when the text to replace is not there, so that no mutant is a no-op. */
-function rewrite(name: string, ...edits: (readonly [from: string, to: string])[]) {
+export function rewrite(name: string, ...edits: (readonly [from: string, to: string])[]) {
   return async (db: Queryable): Promise<void> => {
     const [row] = await db.query<{ text: string }>('select pg_get_functiondef($1::regproc) as text', [name]);
     let text = row?.text ?? '';
@@ -34,7 +34,7 @@ function rewrite(name: string, ...edits: (readonly [from: string, to: string])[]
 
 const append = 'baton.runs_append_event';
 
-export const LOG_MUTANTS: readonly Mutant[] = [
+export const LOG_MUTANTS: readonly LogMutant[] = [
   {
     name: 'no_lock',
     breaks: 'revisions follow the order of commits',

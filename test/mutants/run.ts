@@ -1,6 +1,6 @@
 /**
- * Breaks the watch in every way of test/mutants/watch.ts, one at a time in a copy of the compiled program, and runs the
- * named test that has to fail. Arguments are parts of names. Ends with 1 when a mutant survives or no longer applies.
+ * Breaks the program in every way of test/mutants/watch.ts and workers.ts, one at a time in a copy of what was compiled,
+ * and runs the named test that has to fail. Arguments are parts of names. Ends with 1 when a mutant survives or no longer applies.
  */
 import { spawn } from 'node:child_process';
 import { chmod, cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -11,10 +11,14 @@ import pg from 'pg';
 import type { migrate as Migrate } from '../../src/store/migrate.js';
 import { startEmbeddedPostgres } from '../../src/store/embedded/embedded-postgres.js';
 import { silent } from '../support/database.js';
-import { WATCH_MUTANTS, type Edit, type WatchMutant } from './watch.js';
+import { createPool } from '../../src/store/pool.js';
+import { rewrite } from './log.js';
+import type { Edit, FunctionEdit, Mutant } from './mutant.js';
+import { WATCH_MUTANTS } from './watch.js';
+import { WORKER_MUTANTS } from './workers.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const TEST_FILE = 'dist/test/mutants_watch.test.js';
+const ALL_MUTANTS: readonly Mutant[] = [...WATCH_MUTANTS, ...WORKER_MUTANTS];
 const TEMPLATE = 'baton_template';
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };
 
@@ -25,11 +29,23 @@ interface Outcome {
 }
 
 /** Runs tests of the copy by name, and reads from their protocol which passed; what broke otherwise did neither. */
-async function runTests(copy: string, databaseUrl: string, names: readonly string[]): Promise<Outcome> {
-  const patterns = names.map((name) => `--test-name-pattern=^${name}$`);
+async function runTests(
+  copy: string,
+  databaseUrl: string,
+  testFile: string,
+  names: readonly string[],
+): Promise<Outcome> {
+  const literal = (name: string): string => name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+  const patterns = names.map((name) => `--test-name-pattern=^${literal(name)}$`);
   const child = spawn(
     process.execPath,
-    ['--test', '--test-reporter=tap', '--test-timeout=30000', ...patterns, join(copy, TEST_FILE)],
+    [
+      '--test',
+      '--test-reporter=tap',
+      '--test-timeout=30000',
+      ...patterns,
+      join(copy, `dist/test/${testFile}.test.js`),
+    ],
     { env: { ...process.env, BATON_TEST_PG18_URL: databaseUrl }, stdio: ['ignore', 'pipe', 'inherit'] },
   );
   let output = '';
@@ -44,6 +60,12 @@ async function runTests(copy: string, databaseUrl: string, names: readonly strin
   };
 }
 
+/** What the test said, so that a reader sees that it failed for the right reason and not for a slip in the mutant. */
+function reasonIn(tap: string): string {
+  const match = /^ *error: (?:\|-\n *)?'?(.*?)'?$/m.exec(tap);
+  return ` because: ${(match?.[1] ?? '?').slice(0, 120)}`;
+}
+
 async function apply(copy: string, { file, from, to }: Edit): Promise<() => Promise<void>> {
   const path = join(copy, file);
   const text = await readFile(path, 'utf8');
@@ -56,6 +78,21 @@ async function apply(copy: string, { file, from, to }: Edit): Promise<() => Prom
   return () => writeFile(path, text);
 }
 
+function templateUrl(clusterUrl: string): string {
+  const url = new URL(clusterUrl);
+  url.pathname = `/${TEMPLATE}`;
+  return url.toString();
+}
+
+async function rewriteFunction(clusterUrl: string, { name, from, to }: FunctionEdit): Promise<void> {
+  const pool = createPool({ databaseUrl: templateUrl(clusterUrl), connections: 1, log: silent });
+  try {
+    await rewrite(name, [from, to])(pool);
+  } finally {
+    await pool.close();
+  }
+}
+
 /** The template of the tests' databases, from the migrations of the copy. */
 async function makeTemplate(copy: string, clusterUrl: string, attempt: number): Promise<void> {
   const client = new pg.Client({ connectionString: clusterUrl });
@@ -63,23 +100,25 @@ async function makeTemplate(copy: string, clusterUrl: string, attempt: number): 
   await client.query(`drop database if exists ${TEMPLATE}`);
   await client.query(`create database ${TEMPLATE}`);
   await client.end();
-  const url = new URL(clusterUrl);
-  url.pathname = `/${TEMPLATE}`;
+  const url = templateUrl(clusterUrl);
   // Loaded from the copy, because the migrations lie beside the program.
   const module = pathToFileURL(join(copy, 'dist/src/store/migrate.js')).href;
   const { migrate } = (await import(`${module}?${attempt}`)) as { migrate: typeof Migrate };
-  await migrate({ databaseUrl: url.toString(), log: silent });
+  await migrate({ databaseUrl: url, log: silent });
 }
 
-async function isCaught(copy: string, clusterUrl: string, mutant: WatchMutant): Promise<string> {
+async function isCaught(copy: string, clusterUrl: string, mutant: Mutant): Promise<string> {
   const undo: (() => Promise<void>)[] = [];
-  const migrates = mutant.edits.some(({ file }) => file.startsWith('migrations/'));
+  const { functionEdit, testFile, caughtBy } = mutant;
+  const migrates =
+    functionEdit !== undefined || mutant.edits.some(({ file }) => file.startsWith('migrations/'));
   try {
     for (const edit of mutant.edits) undo.push(await apply(copy, edit));
     if (migrates) await makeTemplate(copy, clusterUrl, 1);
-    const { passed, failed, output } = await runTests(copy, clusterUrl, [mutant.caughtBy]);
-    if (failed.has(mutant.caughtBy)) return 'caught';
-    return passed.has(mutant.caughtBy) ? 'SURVIVED' : `BROKEN: the test did not run\n${output}`;
+    if (functionEdit !== undefined) await rewriteFunction(clusterUrl, functionEdit);
+    const { passed, failed, output } = await runTests(copy, clusterUrl, testFile, [caughtBy]);
+    if (failed.has(caughtBy)) return `caught${reasonIn(output)}`;
+    return passed.has(caughtBy) ? 'SURVIVED' : `BROKEN: the test did not run\n${output}`;
   } catch (error) {
     return `BROKEN: ${error instanceof Error ? error.message : String(error)}`;
   } finally {
@@ -89,7 +128,7 @@ async function isCaught(copy: string, clusterUrl: string, mutant: WatchMutant): 
 }
 
 const wanted = process.argv.slice(2);
-const mutants = WATCH_MUTANTS.filter(
+const mutants = ALL_MUTANTS.filter(
   ({ name }) => wanted.length === 0 || wanted.some((part) => name.includes(part)),
 );
 const copy = await mkdtemp(join(tmpdir(), 'baton-mutants-'));
@@ -108,19 +147,23 @@ try {
   });
   stop = () => cluster.stop();
   await makeTemplate(copy, cluster.url, 0);
-  const names = [...new Set(mutants.map(({ caughtBy }) => caughtBy))];
-  const sound = await runTests(copy, cluster.url, names);
-  for (const name of names) {
-    if (sound.passed.has(name)) continue;
-    survivors += 1;
-    console.log(`BROKEN without any mutant: ${name}\n${sound.output}`);
+  for (const testFile of new Set(mutants.map((mutant) => mutant.testFile))) {
+    const names = new Set(mutants.filter((one) => one.testFile === testFile).map(({ caughtBy }) => caughtBy));
+    const sound = await runTests(copy, cluster.url, testFile, [...names]);
+    for (const name of names) {
+      if (sound.passed.has(name) && !sound.failed.has(name)) continue;
+      survivors += 1;
+      console.log(`BROKEN without any mutant: ${name}\n${sound.output}`);
+    }
   }
   for (const mutant of survivors === 0 ? mutants : []) {
     const from = performance.now();
     const verdict = await isCaught(copy, cluster.url, mutant);
-    if (verdict !== 'caught') survivors += 1;
+    const [word, reason = ''] = verdict.split(' because: ');
+    if (word !== 'caught') survivors += 1;
     const seconds = ((performance.now() - from) / 1000).toFixed(1);
-    console.log(`${verdict.padEnd(8)} ${seconds.padStart(5)} s  ${mutant.name}  (${mutant.caughtBy})`);
+    console.log(`${word?.padEnd(8)} ${seconds.padStart(5)} s  ${mutant.name}  (${mutant.caughtBy})`);
+    if (reason !== '') console.log(`                   ${reason}`);
   }
 } finally {
   await stop();

@@ -1,19 +1,5 @@
-/** A text of the compiled program and what stands there instead; it has to be there exactly once. */
-export interface Edit {
-  /** Below the package: `dist/src/...` or `migrations/...`. */
-  readonly file: string;
-  readonly from: string;
-  readonly to: string;
-}
+import { edit, type Mutant } from './mutant.js';
 
-/** A named way to break the watch, and the named test that has to notice. */
-export interface WatchMutant {
-  readonly name: string;
-  readonly edits: readonly Edit[];
-  readonly caughtBy: string;
-}
-
-const edit = (file: string, from: string, to: string): Edit => ({ file, from, to });
 const HUB = 'dist/src/watch/hub.js';
 const TAIL = 'dist/src/watch/tail.js';
 const SUBSCRIPTION = 'dist/src/watch/subscription.js';
@@ -24,7 +10,7 @@ const CALL_ABORT = `call.signal.addEventListener('abort', `;
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
 const ONCE = 'a stream gets each event once, whether from the log or from the hub';
 
-export const WATCH_MUTANTS: readonly WatchMutant[] = [
+const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
   {
     name: 'cursor on a plain sequence without the lock',
     edits: [
@@ -158,3 +144,8 @@ export const WATCH_MUTANTS: readonly WatchMutant[] = [
     caughtBy: 'a live stream without room goes on from the page that it refused',
   },
 ];
+
+export const WATCH_MUTANTS: readonly Mutant[] = MUTANTS.map((mutant) => ({
+  ...mutant,
+  testFile: 'mutants_watch',
+}));

@@ -1,0 +1,166 @@
+import { edit, type Mutant } from './mutant.js';
+
+const WORKERS = 'mutants_workers';
+const UPDATE = 'dist/src/store/sql/update_runs.js';
+const EXTEND = 'dist/src/store/sql/extend_leases.js';
+const RELEASE = 'dist/src/store/sql/release_claims.js';
+const CLAIM = 'dist/src/store/sql/claim_runs.js';
+const EXPIRE = 'dist/src/store/sql/expire_leases.js';
+const CLAIM_NEXT = 'dist/src/service/claim_next.js';
+const FENCE = 'r.lease_number = i.lease_number and r.lease_id = i.lease_id';
+
+const CLOCKS = 'a server whose clock is an hour ahead gives whole leases and ends none';
+
+export const WORKER_MUTANTS: readonly Mutant[] = [
+  {
+    // The token holds the run and the attempt, and that is what it is compared with.
+    name: 'the attempt is the fence',
+    edits: [
+      edit(
+        CLAIM,
+        '{ number: row.lease_number, id: row.lease_id }',
+        '{ number: BigInt(row.attempt), id: row.id }',
+      ),
+      edit(UPDATE, FENCE, 'r.attempt = i.lease_number and r.id = i.lease_id'),
+    ],
+    testFile: WORKERS,
+    caughtBy: 'a token from before a hand-back is worth nothing, though the attempt is the same',
+  },
+  {
+    name: 'no fence',
+    edits: [edit(UPDATE, FENCE, 'true')],
+    testFile: WORKERS,
+    caughtBy: 'a token of an ended lease changes nothing while another worker holds the run',
+  },
+  {
+    name: 'a hand-back goes by the run and not by the lease',
+    edits: [edit(RELEASE, FENCE, 'true')],
+    testFile: WORKERS,
+    caughtBy: 'a hand-back of a lease that is over leaves the next holder alone',
+  },
+  {
+    name: 'a hand-back costs the attempt',
+    edits: [edit(RELEASE, 'greatest(r.attempt - 1, 0)', 'r.attempt')],
+    testFile: 'statements',
+    caughtBy: 'releaseClaims hands back what is still held, and the claim costs no attempt',
+  },
+  {
+    name: 'a worker that hands back pays an attempt',
+    edits: [
+      edit(
+        UPDATE,
+        "when plan.action = 'RELEASE' then greatest(r.attempt - 1, 0)",
+        "when plan.action = 'RELEASE' then r.attempt",
+      ),
+    ],
+    testFile: 'statements',
+    caughtBy: 'cancels, hands back without an attempt, and reports progress',
+  },
+  {
+    name: 'a hand-back forgets that a cancel was asked for',
+    edits: [
+      edit(
+        RELEASE,
+        'case when r.cancel_requested then p.canceled_status else s.waiting_status end',
+        's.waiting_status',
+      ),
+    ],
+    testFile: WORKERS,
+    caughtBy: 'a run whose cancel was asked for is canceled when its claim is handed back',
+  },
+  {
+    name: 'limits are counted without the lock of the stage',
+    edits: [edit('dist/src/store/sql/stage_room.js', 'await tx.query(LOCK, [pipeline, stage]);', '')],
+    testFile: WORKERS,
+    caughtBy: 'claims of a limited stage that meet on two servers do not count the same',
+  },
+  {
+    name: `leases end by the server's clock`,
+    edits: [
+      edit(
+        EXPIRE,
+        'r.lease_expire_time <= (select clock_timestamp())',
+        'r.lease_expire_time <= $2::timestamptz',
+      ),
+      edit(EXPIRE, 'db.query(SQL, [limit])', 'db.query(SQL, [limit, new Date()])'),
+    ],
+    testFile: WORKERS,
+    caughtBy: CLOCKS,
+  },
+  {
+    name: `leases are given by the server's clock`,
+    edits: [
+      edit(
+        'dist/src/store/lease_sql.js',
+        '`clock_timestamp() + ',
+        "`timestamptz '${new Date().toISOString()}' + ",
+      ),
+    ],
+    testFile: WORKERS,
+    caughtBy: CLOCKS,
+  },
+  {
+    name: 'ended leases are waited for that others have in hand',
+    edits: [edit(EXPIRE, 'for update of r skip locked', 'for update of r')],
+    testFile: WORKERS,
+    caughtBy: 'a row in the hands of another transaction does not keep other leases from ending',
+  },
+  {
+    name: 'a lease is extended whose time is over',
+    edits: [
+      edit(EXTEND, "r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()", "r.state = 'ACTIVE'"),
+    ],
+    testFile: WORKERS,
+    caughtBy: 'a lease whose time is over is not extended, also before anybody ended it',
+  },
+  {
+    name: 'a lost lease is told without waiting for a change under way',
+    edits: [edit(UPDATE, '  for share\n', '')],
+    testFile: WORKERS,
+    caughtBy: 'nobody is told of a lost lease while an earlier copy of the call may still commit',
+  },
+  {
+    name: 'a cancel ends what is at work at once',
+    edits: [
+      edit(
+        'dist/src/store/sql/cancel_runs.js',
+        "case when r.state = 'PENDING' then p.canceled_status else r.status end",
+        'p.canceled_status',
+      ),
+    ],
+    testFile: 'workers',
+    caughtBy: 'CancelRun: what waits ends at once, a worker is told, what has ended stays',
+  },
+  {
+    name: 'a retry keeps the attempts of before',
+    edits: [],
+    functionEdit: { name: 'baton.runs_before_write', from: 'new.attempt := 0;', to: '' },
+    testFile: 'workers',
+    caughtBy: 'RetryRun: waits again for the stage in which it ended, or for another one',
+  },
+  {
+    name: 'a move does not hold the definition',
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_before_write',
+      from: 'perform from baton.pipelines p where p.name = new.pipeline for key share;',
+      to: '',
+    },
+    testFile: WORKERS,
+    caughtBy: 'a definition is not replaced while a transaction moves a run by the old one',
+  },
+  {
+    name: 'claim_next claims in a transaction of its own',
+    edits: [
+      edit('dist/src/service/update_status.js', 'await apply(tx, request)', 'await apply(pool, request)'),
+    ],
+    testFile: 'workers',
+    caughtBy: 'claim_next completes one run and claims the next in one step',
+  },
+  {
+    name: 'the request_id of ClaimNext is ignored',
+    edits: [edit(CLAIM_NEXT, "if (request.requestId === '')", 'if (true)')],
+    testFile: 'workers',
+    caughtBy: 'ClaimNext with a request_id gives the same claims again while they live',
+  },
+];

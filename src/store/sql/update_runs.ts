@@ -82,7 +82,12 @@ update baton.runs r set
   end,
   progress = coalesce(plan.progress, r.progress),
   status_message = coalesce(plan.status_message, r.status_message),
-  checkpoint = case when plan.checkpoint is null then r.checkpoint else plan.checkpoint::jsonb end,
+  -- Of use to another attempt of this stage only, and there will be none.
+  checkpoint = case
+    when plan.action = 'COMPLETE' then null
+    when plan.checkpoint is null then r.checkpoint
+    else plan.checkpoint::jsonb
+  end,
   lease_expire_time = case
     -- A lease that was extended further than this is not shortened.
     when plan.action = 'PROGRESS'

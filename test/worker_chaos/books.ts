@@ -68,6 +68,8 @@ export interface UpdateIntent extends Intent {
 /** An extension without news: no event tells of it, only the row of the run. */
 export interface ExtendIntent extends Intent {
   readonly leaseId: string;
+  /** A timeout bounds the lease, so that several extensions may end at the same time. */
+  readonly bounded: boolean;
   /** What the last answer said: an expiry, or that the lease was lost. */
   outcome: { readonly lost: boolean; readonly expireMs: number } | undefined;
 }

@@ -15,30 +15,12 @@ import {
 } from './books.js';
 import type { Findings } from './findings.js';
 import type { LeaseWatch, LogEvent } from './log.js';
+import { group, LogIndex } from './log_index.js';
 
 /** Times of the client and of the database are one clock, read by two programs. */
 const CLOCK_SLACK_MS = 5;
 /** After so long an answer that was kept back is no longer on its way through the server. */
 const SETTLED_MS = 300;
-
-function group<T, K>(items: readonly T[], keyOf: (item: T) => K | undefined): Map<K, T[]> {
-  const groups = new Map<K, T[]>();
-  for (const item of items) {
-    const key = keyOf(item);
-    if (key === undefined) continue;
-    const members = groups.get(key);
-    if (members === undefined) groups.set(key, [item]);
-    else members.push(item);
-  }
-  return groups;
-}
-
-/** The marker of the report that made a change; what the run still carries from before is no new report. */
-function markerOf(event: LogEvent): string | undefined {
-  const { statusMessage, before, type } = event;
-  if (statusMessage === '') return undefined;
-  return statusMessage !== before?.statusMessage || type === 'UPDATED' ? statusMessage : undefined;
-}
 
 /** Holds all that was asked and answered against what was committed. */
 export class Comparison {
@@ -46,14 +28,14 @@ export class Comparison {
   readonly #leases: LeaseWatch;
   readonly #findings: Findings;
   readonly #wasCalm: (from: number, to: number) => boolean;
-  readonly #byVersion: Map<string, LogEvent>;
-  readonly #byMarker: Map<string, LogEvent[]>;
-  readonly #byRun: Map<string, LogEvent[]>;
-  readonly #byLease: Map<string, LogEvent[]>;
-  readonly #claimsBy: Map<string, LogEvent[]>;
-  readonly #createdBy: Map<string, LogEvent[]>;
+  readonly #log: LogIndex;
   /** Answers that were kept back after the change had been made. */
   readonly madeAndSwallowed = new Map<string, number>();
+  /** Claims that a server handed back, and those of them that had reached their worker all the same. */
+  handedBack = 0;
+  handedBackDelivered = 0;
+  /** Reports that a server's hand-back had made true before. */
+  takenBackBefore = 0;
 
   constructor(
     log: readonly LogEvent[],
@@ -66,16 +48,13 @@ export class Comparison {
     this.#leases = leases;
     this.#findings = findings;
     this.#wasCalm = wasCalm;
-    this.#byVersion = new Map(log.map((event) => [`${event.runId} ${event.version}`, event]));
-    this.#byMarker = group(log, markerOf);
-    this.#byRun = group(log, ({ runId }) => runId);
-    this.#byLease = group(log, ({ leaseId }) => leaseId);
-    this.#claimsBy = group(log, ({ type, workerId }) => (type === 'CLAIMED' ? workerId : undefined));
-    this.#createdBy = group(log, ({ type, label }) => (type === 'CREATED' ? label : undefined));
+    this.#log = new LogIndex(log);
   }
 
   run(): void {
     const { claims, updates, extensions, creates, cancels, internal } = this.#books;
+    for (const leaseId of this.#log.byLease.keys())
+      if (this.#log.wasHandedBack(leaseId)) this.handedBack += 1;
     for (const intent of creates) this.#checkCreate(intent);
     for (const intent of claims) this.#checkClaim(intent);
     for (const intent of updates) this.#checkUpdate(intent);
@@ -109,7 +88,7 @@ export class Comparison {
 
   #checkShown(shown: Run | undefined): void {
     if (shown === undefined) return;
-    const event = this.#byVersion.get(`${shown.id} ${shown.version}`);
+    const event = this.#log.byVersion.get(`${shown.id} ${shown.version}`);
     this.#findings.check(
       'an answer shows a run as it was committed',
       event?.status === shown.status && event.attempt === shown.attempt && event.stage === shown.stage,
@@ -119,7 +98,7 @@ export class Comparison {
 
   /** Each acknowledged creation is there once, whatever was repeated; of the others all runs are there or none. */
   #checkCreate({ label, runs, sends, answers }: CreateIntent): void {
-    const made = this.#createdBy.get(label) ?? [];
+    const made = this.#log.createdBy.get(label) ?? [];
     this.#noteSwallowed(runs === 1 ? 'CreateRun' : 'BatchCreateRuns', sends, made);
     const acknowledged = sends.some(({ answer }) => answer === OK);
     const doubtful = sends.some(({ answer }) => answer === UNKNOWN);
@@ -141,7 +120,7 @@ export class Comparison {
   }
 
   #checkClaim(intent: ClaimIntent): void {
-    const made = this.#claimsBy.get(intent.workerId) ?? [];
+    const made = this.#log.claimsBy.get(intent.workerId) ?? [];
     this.#noteSwallowed('ClaimNext', intent.sends, made);
     for (const held of intent.answers.flat()) this.#checkHeld(intent, held);
     for (const answer of intent.answers)
@@ -154,8 +133,9 @@ export class Comparison {
   }
 
   #checkHeld({ workerId }: ClaimIntent, held: Held): void {
-    const [claimed] = this.#byLease.get(held.leaseId) ?? [];
-    const shown = this.#byVersion.get(`${held.runId} ${held.version}`);
+    const [claimed] = this.#log.byLease.get(held.leaseId) ?? [];
+    const shown = this.#log.byVersion.get(`${held.runId} ${held.version}`);
+    if (this.#log.wasHandedBack(held.leaseId)) this.handedBackDelivered += 1;
     this.#findings.check(
       'every claim given out is in the history',
       claimed?.type === 'CLAIMED' &&
@@ -175,7 +155,7 @@ export class Comparison {
     if (first === undefined || repeat === undefined || first === repeat || given === undefined) return;
     const alive = made.filter((event) => {
       const leaseId = event.leaseId ?? '';
-      const end = this.#endOf(leaseId);
+      const end = this.#log.endOf(leaseId);
       const expireMs = this.#leases.expiries.get(leaseId)?.[0] ?? 0;
       return (
         event.appendMs + SETTLED_MS < repeat.at &&
@@ -199,14 +179,9 @@ export class Comparison {
     );
   }
 
-  #endOf(leaseId: string): LogEvent | undefined {
-    const last = this.#byLease.get(leaseId)?.at(-1);
-    return last?.state === 'ACTIVE' ? undefined : last;
-  }
-
   #checkUpdate(intent: UpdateIntent): void {
     const { marker, runId, leaseId, purpose, sends, next } = intent;
-    const made = this.#byMarker.get(marker) ?? [];
+    const made = this.#log.byMarker.get(marker) ?? [];
     const answer = answerOf(intent);
     this.#noteSwallowed(purpose === 'extend' ? 'ExtendLeases' : 'UpdateStatus', sends, made);
     const say = (): string =>
@@ -224,7 +199,13 @@ export class Comparison {
     const doubtful = sends.filter((send) => send.answer === UNKNOWN).length;
     // News of the work may be written once for each time that they were sent.
     const most = intent.isNews ? doubtful + (answer === OK ? 1 : 0) : 1;
-    if (answer === OK)
+    // What a server has handed back meanwhile has come to what was reported.
+    const madeBefore =
+      made.length === 0 &&
+      this.#log.wasHandedBack(leaseId) &&
+      ['release', 'cancel', 'done'].includes(purpose);
+    if (answer === OK && madeBefore) this.takenBackBefore += 1;
+    else if (answer === OK)
       this.#findings.check(
         'every acknowledged report is in the history once',
         made.length >= 1 && made.length <= most,
@@ -245,7 +226,7 @@ export class Comparison {
 
   /** The lease has ended, or its time was over, when that was said. */
   #isOver(leaseId: string, atMs: number): boolean {
-    const end = this.#endOf(leaseId);
+    const end = this.#log.endOf(leaseId);
     const expireMs = this.#leases.expiries.get(leaseId)?.at(-1) ?? 0;
     return expireMs <= atMs + CLOCK_SLACK_MS || (end !== undefined && end.appendMs <= atMs + CLOCK_SLACK_MS);
   }
@@ -258,7 +239,7 @@ export class Comparison {
     answer: string,
     say: () => string,
   ): void {
-    const claims = this.#claimsBy.get(next.workerId) ?? [];
+    const claims = this.#log.claimsBy.get(next.workerId) ?? [];
     const name = 'an update and its claim_next are one transaction';
     if (answer !== OK && answer !== UNKNOWN) this.#findings.check(name, claims.length === 0, say);
     const alone = sends.length === 1 && next.waitMs === 0 && answer === OK;
@@ -270,7 +251,7 @@ export class Comparison {
       );
   }
 
-  #checkExtension({ leaseId, outcome, sends }: ExtendIntent): void {
+  #checkExtension({ leaseId, bounded, outcome, sends }: ExtendIntent): void {
     if (outcome === undefined) return;
     const expiries = this.#leases.expiries.get(leaseId) ?? [];
     const say = (): string =>
@@ -288,7 +269,8 @@ export class Comparison {
     this.#findings.check('every acknowledged extension was made', index >= 0, say);
     // Sent after the time that the lease had until then.
     const before = expiries[index - 1];
-    const late = sends.length === 1 && before !== undefined && (last?.at ?? 0) > before + CLOCK_SLACK_MS;
+    if (bounded || sends.length > 1) return;
+    const late = before !== undefined && (last?.at ?? 0) > before + CLOCK_SLACK_MS;
     this.#findings.check('no lease is extended after its end', !late, say);
   }
 
@@ -297,10 +279,10 @@ export class Comparison {
    * that was stuck on its way may cancel it once more.
    */
   #checkCancel({ runId, reason, sends, shown }: CancelIntent): void {
-    const made = this.#byMarker.get(reason) ?? [];
+    const made = this.#log.byMarker.get(reason) ?? [];
     this.#noteSwallowed('CancelRun', sends, made);
     const from = sends[0]?.at ?? 0;
-    const retried = (this.#byRun.get(runId) ?? []).filter(
+    const retried = (this.#log.byRun.get(runId) ?? []).filter(
       ({ type, appendMs }) => type === 'RETRIED' && appendMs >= from,
     ).length;
     const stopped = shown === undefined || shown.cancelRequested || shown.state === RunState.CANCELED;
@@ -316,7 +298,7 @@ export class Comparison {
 
   #checkRetries(): void {
     for (const [runId, intents] of group(this.#books.retries, (intent) => intent.runId)) {
-      const made = (this.#byRun.get(runId) ?? []).filter(({ type }) => type === 'RETRIED');
+      const made = (this.#log.byRun.get(runId) ?? []).filter(({ type }) => type === 'RETRIED');
       const least = intents.filter((intent) => answerOf(intent) === OK).length;
       const most = intents.reduce((sum, { sends }) => sum + sends.length, 0);
       for (const { sends } of intents) this.#noteSwallowed('RetryRun', sends, made);

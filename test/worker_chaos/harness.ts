@@ -48,6 +48,8 @@ const SERVERS = [{ listen: true }, { listen: true }, { listen: false }] as const
 const CREATORS = 2;
 const SQL_CREATORS = 1;
 const OPERATORS = 4;
+/** How often the answers to creators and operators are kept back; they ask less often than workers do. */
+const CLIENT_SWALLOW_SHARE = 0.2;
 /** Backoffs, leases and the work itself, after all is healed. */
 const DRAIN_MS = 120_000;
 const GIVE_UP_MS = 60_000;
@@ -121,14 +123,15 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
 
   const books = new Books();
   const callers: Caller[] = [];
-  const caller = async (): Promise<Caller> => {
+  const caller = async (swallowShare?: number): Promise<Caller> => {
     const random = new Prng(seed * 1000 + 500 + callers.length);
     const one = await Caller.start(servers, books, random, signalOf(giveUp));
     cleanup.add(() => one.close());
     callers.push(one);
+    if (swallowShare !== undefined) one.swallowShare = swallowShare;
     return one;
   };
-  await putPipelines(await caller());
+  await putPipelines(await caller(0));
   let calm = false;
   const workers: Promise<void>[] = [];
   for (let index = 0; index < options.workers; index += 1) {
@@ -142,11 +145,11 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
     return { name, books, random, signal: signalOf(stopClients), restMs };
   };
   for (let index = 0; index < CREATORS; index += 1)
-    clients.push(createByCalls(await caller(), client(`c${index}`)));
+    clients.push(createByCalls(await caller(CLIENT_SWALLOW_SHARE), client(`c${index}`)));
   for (let index = 0; index < SQL_CREATORS; index += 1)
     clients.push(createBySql(databaseUrl, client(`s${index}`)));
   for (let index = 0; index < OPERATORS; index += 1)
-    clients.push(operate(await caller(), client(`o${index}`)));
+    clients.push(operate(await caller(CLIENT_SWALLOW_SHARE), client(`o${index}`)));
   const everybody = Promise.all([...workers, ...clients]);
   // Told of at once, not when somebody waits for it at the end.
   const broken = new Promise<never>((_, reject) => void everybody.catch(reject));
@@ -169,7 +172,7 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
   calm = true;
   for (const one of callers) one.swallowShare = 0;
   await within(Promise.all(clients), 'the clients to have their last answers', GIVE_UP_MS);
-  await resumeAll(await caller());
+  await resumeAll(await caller(0));
   const problems: string[] = [];
   let left = '';
   await waitFor(async () => (left = await openRuns(databaseUrl)) === '', 'every run to end', DRAIN_MS).catch(
@@ -195,7 +198,6 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
 }
 
 async function putPipelines(caller: Caller): Promise<void> {
-  caller.swallowShare = 0;
   for (const spec of PUT_PIPELINES) {
     const request = putRequest(spec, 'first');
     const answer = await caller.ask(

@@ -36,6 +36,8 @@ export interface WorkerReport {
   readonly events: Counts;
   readonly runs: number;
   readonly claims: number;
+  readonly handedBack: number;
+  readonly handedBackDelivered: number;
   /** Reports by what came of them. */
   readonly reports: Counts;
   readonly lostBytes: number;
@@ -75,6 +77,8 @@ export function buildReport(material: Material): WorkerReport {
     events: counted(log.map(({ type }) => type)),
     runs: log.filter(({ type }) => type === 'CREATED').length,
     claims: books.claims.flatMap(({ answers }) => answers.flat()).length,
+    handedBack: comparison.handedBack,
+    handedBackDelivered: comparison.handedBackDelivered,
     reports: counted(books.updates.map((intent) => meaning(answerOf(intent)))),
     lostBytes: material.lostBytes,
     checks: sorted(findings.checks),
@@ -152,6 +156,10 @@ export function printReport(report: WorkerReport): string {
     ),
     ['reports', total(report.reports)],
     ...list(report.reports),
+    [
+      'claims handed back by servers / delivered all the same',
+      `${report.handedBack} / ${report.handedBackDelivered}`,
+    ],
     ['bytes lost on the way', report.lostBytes],
     ['checks', total(report.checks)],
     ...list(report.checks),

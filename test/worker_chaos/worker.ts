@@ -218,9 +218,11 @@ export class Worker {
     return response?.results[0]?.outcome === LeaseOutcome.CANCEL_REQUESTED;
   }
 
-  #extension({ leaseId, runId, token }: Held, sends: Send[]) {
+  #extension({ leaseId, runId, token, place }: Held, sends: Send[]) {
+    const bounded = place.stage.timeoutSeconds > 0;
     const intent: ExtendIntent & { outcome: ExtendIntent['outcome'] } = {
       leaseId,
+      bounded,
       sends,
       outcome: undefined,
     };

@@ -21,7 +21,7 @@ import { Prng } from '../support/log_prng.js';
 import { temporaryDir } from '../support/process.js';
 import { waitFor, within } from '../support/wait.js';
 import { Books } from './books.js';
-import { Caller } from './caller.js';
+import { Caller, nowMs } from './caller.js';
 import { createByCalls, createBySql, operate, resumeAll } from './clients.js';
 import { LeaseWatch, readLog } from './log.js';
 import { PUT_PIPELINES, putRequest } from './pipelines.js';
@@ -178,15 +178,20 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
   await waitFor(async () => (left = await openRuns(databaseUrl)) === '', 'every run to end', DRAIN_MS).catch(
     () => problems.push(`after ${DRAIN_MS} ms these had not ended: ${left}`),
   );
+  const drainedAtMs = nowMs();
   stopWorkers?.abort();
   await Promise.race([Promise.all(workers), pause(GIVE_UP_MS).then(() => giveUp?.abort())]);
   await everybody;
+  // What was still on its way through a server, a creation that nobody waits for among it, is done or never will be.
+  const stopped = await Promise.all(servers.map((server) => server.terminate()));
+  if (stopped.includes(false)) problems.push('a server did not stop in time when all was well');
   const truth = await oracle.complete();
   const log = await readLog(databaseUrl, truth);
   say(`${log.length} events are committed; comparing`);
   return buildReport({
     options,
     log,
+    drainedAtMs,
     truth,
     leases: machines.leases,
     books,

@@ -72,8 +72,13 @@ export async function readLog(databaseUrl: string, truth: Truth): Promise<LogEve
   const { rows } = await client.query<SqlRow>(SQL);
   await client.end();
   const latest = new Map<string, LogEvent>();
-  if (rows.length !== truth.events.length)
-    throw new Error(`the table has ${rows.length} events, the write-ahead log ${truth.events.length}`);
+  const inTable = new Set(rows.map(({ revision }) => BigInt(revision)));
+  const missing = truth.events.filter(({ revision }) => !inTable.has(revision));
+  if (missing.length > 0 || rows.length !== truth.events.length)
+    throw new Error(
+      `the table has ${rows.length} events, the write-ahead log ${truth.events.length}; not in the table: ` +
+        missing.map(({ text, xid }) => `${text.bare} of transaction ${xid}`).join('\n'),
+    );
   return rows.map((row, index) => {
     const told = truth.events[index];
     const event: LogEvent = {

@@ -12,6 +12,8 @@ import { WORKER_FAULTS } from './worker.js';
 export interface Material {
   readonly options: WorkerChaosOptions;
   readonly log: readonly LogEvent[];
+  /** When no run was open any more, and the workers went home. */
+  readonly drainedAtMs: number;
   readonly truth: Truth;
   readonly leases: LeaseWatch;
   readonly books: Books;
@@ -59,7 +61,7 @@ const sorted = (counts: ReadonlyMap<string, number>): Counts =>
 export function buildReport(material: Material): WorkerReport {
   const { options, log, truth, leases, books, faults, generations } = material;
   const findings = new Findings();
-  checkLog(log, leases, findings);
+  checkLog(log, leases, material.drainedAtMs, findings);
   const comparison = new Comparison(log, leases, books, findings, (from, to) => faults.wasCalm(from, to));
   comparison.run();
   comparison.checkPuts(generations);

@@ -1,0 +1,62 @@
+/** Thousands of waiting ClaimNext calls: a run wakes one of them, not all, and costs the database as little. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { claimStatements, countClaims, Waiters } from './support/claim_waiters.js';
+import { describeOnEveryPostgres } from './support/database.js';
+import { startTestServer } from './support/server.js';
+import { waitFor } from './support/wait.js';
+
+const WAITERS_EACH = 1000;
+const WAIT_MS = 50_000;
+const SINGLES = 20;
+const MANY = 100;
+
+describeOnEveryPostgres('many waiting claims', (open) => {
+  void test('each run answers exactly one of 2,000 calls on two servers, and wakes no more', async () => {
+    const database = await open();
+    const servers = [await startTestServer(database.url), await startTestServer(database.url)];
+    const sql = await database.connect();
+    const all = servers.map((server) => new Waiters(new URL(server.grpcUrl).host, WAITERS_EACH, WAIT_MS));
+    const answered = (): number => all.reduce((sum, waiters) => sum + waiters.answered, 0);
+    const waiting = (): number => servers.reduce((sum, { server }) => sum + server.service.claims.waiting, 0);
+    const create = async (runs: number): Promise<void> => {
+      const before = answered();
+      await sql.query('insert into baton.runs (input) select $1 from generate_series(1, $2::int)', [
+        '{}',
+        runs,
+      ]);
+      await waitFor(() => answered() === before + runs, `${runs} calls to be answered`, 20_000);
+    };
+    try {
+      await waitFor(() => waiting() === 2 * WAITERS_EACH, 'all calls to have come', 20_000);
+      await countClaims(sql);
+      // Whoever has not looked yet does so before this one is answered.
+      await create(1);
+      let before = await claimStatements(sql);
+      for (let left = SINGLES; left > 0; left -= 1) await create(1);
+      const forSingles = (await claimStatements(sql)) - before;
+      before = await claimStatements(sql);
+      await create(MANY);
+      const forMany = (await claimStatements(sql)) - before;
+      // Both servers hear of each run, and one of them comes too late; a sweep may look once more.
+      assert.ok(forSingles <= 3 * SINGLES, `${forSingles} statements for ${SINGLES} runs one by one`);
+      assert.ok(forMany <= 20, `${forMany} statements for ${MANY} runs at once`);
+      const runs = 1 + SINGLES + MANY;
+      assert.equal(waiting(), 2 * WAITERS_EACH - runs, 'everybody else still waits');
+      const [row] = (
+        await sql.query<{ claims: string }>(
+          `select count(*) as claims from baton.run_events where type = 'CLAIMED'`,
+        )
+      ).rows;
+      assert.deepEqual([answered(), Number(row?.claims)], [runs, runs]);
+      assert.deepEqual(
+        all.map(({ empty, failed }) => empty + failed),
+        [0, 0],
+      );
+    } finally {
+      for (const waiters of all) waiters.close();
+      for (const server of servers) await server.stop();
+      await database.drop();
+    }
+  });
+});

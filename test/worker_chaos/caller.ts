@@ -34,6 +34,10 @@ export const SWALLOWED_RPCS: readonly Rpc[] = [
   'PutPipeline',
 ];
 
+/** Those that are sent so seldom that their answers are kept back more often. */
+const SELDOM: readonly Rpc[] = ['BatchUpdateStatus', 'ExtendLeases'];
+const SELDOM_FACTOR = 4;
+
 /** Reasons after which a client sends the same again. */
 const TRY_AGAIN = ['OVERLOADED', 'DATABASE_UNAVAILABLE', 'SERVER_STOPPING', 'CANCELED', 'DEADLINE_EXCEEDED'];
 
@@ -136,7 +140,8 @@ export class Caller {
     const connection = (this.#connection ??= this.#connect());
     const proxy = this.#proxies[this.#at];
     const mayBreak = SWALLOWED_RPCS.includes(rpc) && proxy?.mode === 'pass';
-    const swallowed = mayBreak && this.#random.chance(this.swallowShare);
+    const share = this.swallowShare * (SELDOM.includes(rpc) ? SELDOM_FACTOR : 1);
+    const swallowed = mayBreak && this.#random.chance(share);
     if (swallowed) proxy.mode = 'drop-to-client';
     const at = nowMs();
     let response: T | undefined;

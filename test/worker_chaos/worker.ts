@@ -88,7 +88,9 @@ export class Worker {
     return intent;
   }
 
-  #took(intent: ClaimIntent, claims: readonly Claim[], leaseMs: number): Held[] {
+  /** @param claims of the answer; undefined when there was none */
+  #took(intent: ClaimIntent, claims: readonly Claim[] | undefined, leaseMs: number): Held[] {
+    if (claims === undefined) return [];
     const held = claims.map((claim) => heldOf(claim, intent.place, leaseMs));
     intent.answers.push(held);
     return held;
@@ -114,7 +116,7 @@ export class Worker {
       ({ jobs }, options) => jobs.claimNext(request, options),
       { waitMs, times },
     );
-    const held = this.#took(intent, response?.claims ?? [], leaseMs);
+    const held = this.#took(intent, response?.claims, leaseMs);
     if (held.length === 0 && waitMs === 0) await this.#rest(20, 200);
     if (held.length > 1 && random.chance(0.4)) await this.#batch(held);
     else this.#queue.push(...held);
@@ -170,7 +172,7 @@ export class Worker {
       { waitMs },
     );
     intent.shown = response?.run;
-    this.#queue.push(...this.#took(next, response?.claims ?? [], leaseMs));
+    this.#queue.push(...this.#took(next, response?.claims, leaseMs));
   }
 
   /** Several reports at once, an old token among them now and then. */

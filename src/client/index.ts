@@ -1,4 +1,7 @@
-/** What a program needs to follow the runs of a Baton server: `import { watchRuns } from 'baton/client'`. */
+/**
+ * What a program needs of a Baton server: `import { watchRuns, worker } from 'baton/client'` follows runs, and works on
+ * them.
+ */
 export { watchRuns } from './watch.js';
 export { WatchProtocolError, WatchTokenError, type WatchRule } from './watch_errors.js';
 export type {
@@ -13,3 +16,14 @@ export type {
   WatchState,
   WatchSynced,
 } from './watch_types.js';
+export { worker } from './worker.js';
+export { FinalFailure, HandBack, RetryLater, RunAborted, type AbortCause } from './worker_errors.js';
+export type {
+  RunContext,
+  RunHandler,
+  Worker,
+  WorkerErrorContext,
+  WorkerOptions,
+  WorkerServer,
+  WorkerSettings,
+} from './worker_types.js';

@@ -1,0 +1,39 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import { LIMITS } from '../base/limits.js';
+
+/**
+ * The JSON that a value has now, as `JSON.stringify` sees it.
+ *
+ * @throws TypeError that says what is wrong with it
+ */
+export function toPayload(what: string, value: unknown, maxBytes: number): JsonObject {
+  const text = stringify(what, value);
+  if (!text.startsWith('{')) throw new TypeError(`${what} must be an object`);
+  const bytes = new TextEncoder().encode(text).byteLength;
+  if (bytes > maxBytes) throw new TypeError(`${what} has ${bytes} bytes of JSON, ${maxBytes} are allowed`);
+  const payload = JSON.parse(text) as JsonObject;
+  if (!isNestedAtMost(payload, LIMITS.jsonDepth))
+    throw new TypeError(`${what} is nested deeper than ${LIMITS.jsonDepth}`);
+  return payload;
+}
+
+/** Also undefined and functions, which have no text. */
+function stringify(what: string, value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? '';
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new TypeError(`${what} has no JSON form: ${why}`, { cause: error });
+  }
+}
+
+function isNestedAtMost(value: unknown, depth: number): boolean {
+  if (typeof value !== 'object' || value === null) return true;
+  return depth > 0 && Object.values(value).every((inner) => isNestedAtMost(inner, depth - 1));
+}
+
+/** A text that the service takes: without U+0000 and halves of characters, and cut where it is too long. */
+export function toText(value: unknown, maxChars: number): string {
+  const text = String(value).replaceAll('\0', '\ufffd').toWellFormed();
+  return text.length <= maxChars ? text : `${text.slice(0, maxChars - 1).replace(/[\ud800-\udbff]$/, '')}…`;
+}

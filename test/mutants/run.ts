@@ -1,6 +1,6 @@
 /**
- * Breaks the program in every way of test/mutants/watch.ts and workers.ts, one at a time in a copy of what was compiled,
- * and runs the named test that has to fail. Arguments are parts of names. Ends with 1 when a mutant survives or no longer applies.
+ * Breaks the program in every way of the lists in test/mutants/, one at a time in a copy of what was compiled, and runs
+ * the named test that has to fail. Arguments are parts of names. Ends with 1 when a mutant survives or no longer applies.
  */
 import { spawn } from 'node:child_process';
 import { chmod, cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -12,13 +12,14 @@ import type { migrate as Migrate } from '../../src/store/migrate.js';
 import { startEmbeddedPostgres } from '../../src/store/embedded/embedded-postgres.js';
 import { silent } from '../support/database.js';
 import { createPool } from '../../src/store/pool.js';
+import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { rewrite } from './log.js';
 import type { Edit, FunctionEdit, Mutant } from './mutant.js';
 import { WATCH_MUTANTS } from './watch.js';
 import { WORKER_MUTANTS } from './workers.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const ALL_MUTANTS: readonly Mutant[] = [...WATCH_MUTANTS, ...WORKER_MUTANTS];
+const ALL_MUTANTS: readonly Mutant[] = [...WATCH_MUTANTS, ...WORKER_MUTANTS, ...CLIENT_WORKER_MUTANTS];
 const TEMPLATE = 'baton_template';
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };
 
@@ -42,7 +43,7 @@ async function runTests(
     [
       '--test',
       '--test-reporter=tap',
-      '--test-timeout=30000',
+      '--test-timeout=60000',
       ...patterns,
       join(copy, `dist/test/${testFile}.test.js`),
     ],

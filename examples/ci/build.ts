@@ -3,6 +3,7 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run, type Command } from './children.js';
+import { locked } from './lock.js';
 
 /** The repository's root, seen from `dist/examples/ci`. */
 export const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
@@ -109,22 +110,33 @@ async function buildPython(protos: readonly string[], signal: AbortSignal): Prom
   });
 }
 
-async function buildGo(protos: readonly string[], signal: AbortSignal): Promise<void> {
+async function generateGo(protos: readonly string[], signal: AbortSignal): Promise<void> {
   const template = join(EXAMPLE, 'buf.gen.yaml');
   await once('go-stubs', await fingerprint([template, join(GO_MODULE, 'go.mod'), ...protos]), async () => {
     const buf = join(ROOT, 'node_modules', '.bin', 'buf');
     await run({ program: buf, args: ['generate', '--template', template], cwd: ROOT }, signal);
   });
-  // Go knows by itself what has changed.
-  const env = { CGO_ENABLED: '0', GOWORK: 'off' };
-  await run({ program: 'go', args: ['build', '-o', RUN_WORKER, '.'], cwd: GO_MODULE, env }, signal);
 }
 
-/** Generates the stubs from `proto/` and builds both workers, as far as that has not been done before. */
-export async function build(signal: AbortSignal): Promise<void> {
+/** Builds the Go program of a module, which may import the stubs. Go knows by itself what has changed. */
+export async function buildGo(module: string, output: string, signal: AbortSignal): Promise<void> {
+  const env = { CGO_ENABLED: '0', GOWORK: 'off' };
+  await run({ program: 'go', args: ['build', '-o', output, '.'], cwd: module, env }, signal);
+}
+
+/** Generates the Python and Go stubs from `proto/`, as far as that has not been done before. */
+export async function buildStubs(signal: AbortSignal): Promise<void> {
   await mkdir(BUILD, { recursive: true });
   const protos = await protoFiles();
-  await Promise.all([buildPython(protos, signal), buildGo(protos, signal)]);
+  await locked(join(BUILD, 'lock'), signal, async () => {
+    await Promise.all([buildPython(protos, signal), generateGo(protos, signal)]);
+  });
+}
+
+/** Generates the stubs and builds both workers. */
+export async function build(signal: AbortSignal): Promise<void> {
+  await buildStubs(signal);
+  await buildGo(GO_MODULE, RUN_WORKER, signal);
 }
 
 export interface WorkerSettings {
@@ -135,20 +147,18 @@ export interface WorkerSettings {
   readonly leaseSeconds: number;
 }
 
-export function initializeWorker({ server, workDir, leaseSeconds }: WorkerSettings): Command {
+/** A Python program that may import the stubs. */
+export function pythonProgram(script: string, ...args: string[]): Command {
   return {
     program: join(VENV, 'bin', 'python'),
-    args: [
-      join(EXAMPLE, 'initialize', 'worker.py'),
-      '--server',
-      server,
-      '--work-dir',
-      workDir,
-      '--lease',
-      String(leaseSeconds),
-    ],
+    args: [script, ...args],
     env: { PYTHONPATH: PYTHON_STUBS, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1' },
   };
+}
+
+export function initializeWorker({ server, workDir, leaseSeconds }: WorkerSettings): Command {
+  const script = join(EXAMPLE, 'initialize', 'worker.py');
+  return pythonProgram(script, '--server', server, '--work-dir', workDir, '--lease', String(leaseSeconds));
 }
 
 export function runWorker({ server, workDir, leaseSeconds }: WorkerSettings): Command {

@@ -11,7 +11,7 @@ import { endChildren } from './support/ipc.js';
 import { describeMachine, packageVersions, peersInstalled } from './support/machine.js';
 import { formatReport, writeResults } from './support/output.js';
 
-const BENCHES = ['unary', 'batch', 'latency'] as const;
+const BENCHES = ['unary', 'batch', 'latency', 'health'] as const;
 const RUNS = 3;
 
 function load(name: string | undefined): Promise<{ bench: Bench }> {
@@ -51,7 +51,7 @@ const own = Object.fromEntries(
   ]),
 );
 const flags = Object.fromEntries((bench.flags ?? []).map((key) => [key, values[key] === true]));
-const runs = number('runs', values['runs'], smoke ? 1 : RUNS);
+const runs = number('runs', values['runs'], smoke ? 1 : (bench.runs ?? RUNS));
 const profile = values['cpu-prof'];
 const machine = describeMachine();
 const cluster = await startCluster(bench.settings);

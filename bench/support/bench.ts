@@ -38,6 +38,9 @@ export interface Bench {
   /** Names of numbers that may be set, with the value for a full run and that for `--smoke`. */
   readonly options: Readonly<Record<string, { readonly full: number; readonly smoke: number }>>;
   readonly flags?: readonly string[];
+  /** Repetitions where nothing else is asked for; default 3. */
+  readonly runs?: number;
+  /** Settings of PostgreSQL beyond its defaults. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly run: (context: Context) => Promise<Report>;
 }

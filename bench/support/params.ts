@@ -14,6 +14,11 @@ export function schedule(params: Params): { rate: number; seconds: number; warmU
   return { rate: param(params, 'rate'), seconds: param(params, 'seconds'), warmUp: param(params, 'warmUp') };
 }
 
+/** Params of `claimLoop`. */
+export function claimLoad(params: Params): { inFlight: number; claims: number; seconds: number } {
+  return { ...load(params), claims: param(params, 'claims') };
+}
+
 /** Params of `closedLoop`. */
 export function load(params: Params): { inFlight: number; seconds: number } {
   return { inFlight: param(params, 'inFlight'), seconds: param(params, 'seconds') };

@@ -1,8 +1,9 @@
 /** Baton's clients. Also those of the empty server, which speaks the same. */
 import type { Claim } from '../../gen/baton/v1/job_service_pb.js';
+import { claimLoop } from '../support/claim_loop.js';
 import { closedLoop, inBatches } from '../support/loops.js';
 import { OpenLoop } from '../support/open_loop.js';
-import { batches, load, param, schedule } from '../support/params.js';
+import { batches, claimLoad, load, param, schedule } from '../support/params.js';
 import type { Open } from '../support/system.js';
 import { BatonCalls } from './baton_calls.js';
 
@@ -69,6 +70,12 @@ export const open: Open = async ({ grpcPorts }) => {
         held.push(...current.filter((claim) => claim !== undefined));
         return counted;
       },
+      claims: (params) =>
+        claimLoop<Claim>(claimLoad(params), {
+          claim: async () => (await next().claimNext())[0],
+          complete: (claims) => next().completeAll(claims),
+          create: (runs) => next().batchCreateRuns(runs),
+        }),
       /** Workers that wait for work, each of which reports a run and waits for the next in one call. */
       async createToClaim(params) {
         const loop = new OpenLoop(schedule(params));

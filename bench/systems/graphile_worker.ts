@@ -1,7 +1,10 @@
 /** graphile-worker, with a local queue and batched completion where it works in batches. */
+import { EventEmitter } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
+import { claimMeasures, REPLACED } from '../support/claim_loop.js';
 import { closedLoop, inBatches, pause, rate } from '../support/loops.js';
 import { OpenLoop } from '../support/open_loop.js';
-import { batches, load, param, schedule } from '../support/params.js';
+import { batches, claimLoad, load, param, schedule } from '../support/params.js';
 import type { Open } from '../support/system.js';
 import { loadPackage } from './package.js';
 
@@ -14,6 +17,10 @@ interface Utils {
 
 interface Runner {
   stop(): Promise<void>;
+}
+
+interface WorkerEvent {
+  readonly worker: { readonly workerId: string };
 }
 
 interface GraphileWorker {
@@ -37,6 +44,8 @@ export const open: Open = async ({ databaseUrl }) => {
   const logger = new Logger(() => () => undefined);
   const utils = await makeWorkerUtils({ connectionString: databaseUrl, logger });
   await utils.migrate();
+  const addJobs = (length: number): Promise<unknown> =>
+    utils.addJobs(Array.from({ length }, () => ({ identifier: 'work', payload: PAYLOAD })));
   const work = (
     concurrentJobs: number,
     task: (payload: unknown) => void,
@@ -62,7 +71,7 @@ export const open: Open = async ({ databaseUrl }) => {
     operations: {
       createBatches: (params) =>
         inBatches(batches(params), async (size) => {
-          await utils.addJobs(Array.from({ length: size }, () => ({ identifier: 'work', payload: PAYLOAD })));
+          await addJobs(size);
           return size;
         }),
       async workBatches(params) {
@@ -94,6 +103,33 @@ export const open: Open = async ({ databaseUrl }) => {
         const counted = rate(done, started);
         await runner.stop();
         return counted;
+      },
+      /** Its workers claim job by job, and tell when they begin to and when they have one. */
+      async claims(params) {
+        const { inFlight, claims, seconds } = claimLoad(params);
+        const events = new EventEmitter();
+        const since = new Map<string, number>();
+        const times: number[] = [];
+        const started = performance.now();
+        const over = new Promise<void>((resolve, reject) => {
+          events.on('worker:getJob:start', ({ worker }: WorkerEvent) => {
+            since.set(worker.workerId, performance.now());
+          });
+          events.on('job:start', ({ worker }: WorkerEvent) => {
+            times.push(performance.now() - (since.get(worker.workerId) ?? started));
+            if (times.length % REPLACED === 0) addJobs(REPLACED).catch(reject);
+            if (times.length === claims) resolve();
+          });
+        });
+        const timer = new AbortController();
+        const runner = await work(inFlight, () => undefined, { events, completeJobBatchDelay: 0 });
+        try {
+          await Promise.race([over, delay(seconds * 1000, undefined, { signal: timer.signal })]);
+          return claimMeasures([...times], started);
+        } finally {
+          timer.abort();
+          await runner.stop();
+        }
       },
       /** From addJob to the start of its task; with a local queue of `localQueue` jobs, without one where that is 0. */
       async createToClaim(params) {

@@ -1,6 +1,7 @@
 /** pg-boss, with its defaults. */
+import { claimLoop } from '../support/claim_loop.js';
 import { closedLoop, inBatches } from '../support/loops.js';
-import { batches, load } from '../support/params.js';
+import { batches, claimLoad, load } from '../support/params.js';
 import type { Open } from '../support/system.js';
 import { loadPackage } from './package.js';
 
@@ -29,23 +30,28 @@ export const open: Open = async ({ databaseUrl }) => {
   await boss.start();
   await boss.createQueue(QUEUE);
 
+  const insert = (length: number): Promise<unknown> =>
+    boss.insert(
+      QUEUE,
+      Array.from({ length }, () => ({ data: DATA })),
+    );
+  const complete = async (jobs: readonly Job[]): Promise<void> => {
+    const ids = jobs.map(({ id }) => id);
+    const { affected } = await boss.complete(QUEUE, ids);
+    if (affected !== ids.length) throw new Error(`${affected} of ${ids.length} jobs were completed`);
+  };
+
   return {
     operations: {
       createBatches: (params) =>
         inBatches(batches(params), async (size) => {
-          await boss.insert(
-            QUEUE,
-            Array.from({ length: size }, () => ({ data: DATA })),
-          );
+          await insert(size);
           return size;
         }),
       workBatches: (params) =>
         inBatches(batches(params), async (batchSize) => {
           const jobs = await boss.fetch(QUEUE, { batchSize });
-          if (jobs.length === 0) return 0;
-          const ids = jobs.map(({ id }) => id);
-          const { affected } = await boss.complete(QUEUE, ids);
-          if (affected !== ids.length) throw new Error(`${affected} of ${ids.length} jobs were completed`);
+          if (jobs.length > 0) await complete(jobs);
           return jobs.length;
         }),
       create: (params) =>
@@ -59,6 +65,12 @@ export const open: Open = async ({ databaseUrl }) => {
           if (job === undefined) return false;
           await boss.complete(QUEUE, job.id);
           return true;
+        }),
+      claims: (params) =>
+        claimLoop<Job>(claimLoad(params), {
+          claim: async () => (await boss.fetch(QUEUE))[0],
+          complete,
+          create: insert,
         }),
     },
     close: () => boss.stop({ graceful: false }),

@@ -115,7 +115,11 @@ export const bench: Bench = {
     ];
     return {
       rows,
-      ratios: { 'watch p99, with stalled streams / without': p99(watchStalled) / p99(watch) },
+      ratios: {
+        'watch p99, with stalled streams / without': p99(watchStalled) / p99(watch),
+        'watch, memory of the server, with stalled streams / without':
+          valueOf(rows, watchStalled, 'serverRssMiB') / valueOf(rows, watch, 'serverRssMiB'),
+      },
       goals: [
         ...(claims ? claimGoals() : []),
         { text: `commit to delivery at ${streams} streams, p99 in ms`, value: p99(watch), atMost: 100 },

@@ -11,7 +11,7 @@ import { endChildren } from './support/ipc.js';
 import { describeMachine, packageVersions, peersInstalled } from './support/machine.js';
 import { formatReport, writeResults } from './support/output.js';
 
-const BENCHES = ['unary', 'batch', 'latency', 'health'] as const;
+const BENCHES = ['unary', 'batch', 'latency', 'health', 'fanout'] as const;
 const RUNS = 3;
 
 function load(name: string | undefined): Promise<{ bench: Bench }> {

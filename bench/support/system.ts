@@ -14,12 +14,15 @@ export interface ServerPlace {
   readonly grpcPort: number;
 }
 
+/** Every server answers it with its use. */
+export interface UseQuestion {
+  /** Collect garbage before, where node was started with `--expose-gc`: for memory, and not while CPU is measured. */
+  readonly collect?: boolean;
+}
+
 export interface ServerUse {
   readonly cpuMicros: number;
   readonly rssBytes: number;
-  readonly streams: number;
-  /** What the hub holds for all streams. */
-  readonly heldBytes: number;
 }
 
 /** Where a client finds its system. */

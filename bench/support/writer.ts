@@ -1,10 +1,16 @@
 import pg from 'pg';
+import type { Change } from './delivery.js';
+import type { Made } from './tally.js';
+import { wallClockMs } from './wall_clock.js';
 
 /** How many inserts may be under way: enough that a slow commit does not lower the rate. */
 const CONNECTIONS = 8;
 const TICK_MS = 2;
 
 const INSERT = `insert into baton.runs (repository, labels) values ('github.com/acme/shop', '{"team": "a"}')`;
+
+const INSERT_MANY = `insert into baton.runs (repository, labels)
+select 'github.com/acme/shop', '{"team": "a"}' from`;
 
 /** Inserts runs at a steady rate, each in a transaction of its own, as a plain SQL writer does. */
 export class Writer {
@@ -23,21 +29,33 @@ export class Writer {
 
   /**
    * What cannot be committed in time queues at the connections, so a slow database lowers the rate of commits and not
-   * their number.
-   *
-   * @returns the last revision of the log after it
+   * their number. A change counts from `append_time`, which is taken under the log's lock just before the commit.
    */
-  async write(rate: number, seconds: number): Promise<number> {
-    const total = rate * seconds;
-    const started = performance.now();
+  async write(rate: number, seconds: number): Promise<Change> {
+    const total = Math.ceil(rate * seconds);
+    const head = await this.#head();
+    const fromMs = wallClockMs();
     const pending: Promise<unknown>[] = [];
     while (pending.length < total) {
-      const due = Math.min(total, Math.floor(((performance.now() - started) / 1000) * rate));
+      const due = Math.min(total, Math.floor(((wallClockMs() - fromMs) / 1000) * rate));
       while (pending.length < due) pending.push(this.#insert(pending.length % CONNECTIONS));
       await new Promise((resolve) => setTimeout(resolve, TICK_MS));
     }
     await Promise.all(pending);
-    return Number(await this.#value('select coalesce(max(revision), 0) as value from baton.run_events'));
+    return { made: await this.#madeAfter(head), fromMs };
+  }
+
+  /** In one transaction. Its changes count from just before the commit, when the log has them and nobody sees them. */
+  async burst(changes: number): Promise<Change> {
+    const head = await this.#head();
+    const [client] = this.#clients;
+    await client!.query('begin');
+    await client!.query(`${INSERT_MANY} generate_series(1, ${changes})`);
+    await client!.query('set constraints all immediate');
+    const fromMs = wallClockMs();
+    await client!.query('commit');
+    const made = await this.#madeAfter(head);
+    return { made: made.map(({ revision }) => ({ revision, atMs: fromMs })), fromMs };
   }
 
   /** One after the other on each connection. */
@@ -48,9 +66,20 @@ export class Writer {
     return done;
   }
 
-  async #value(sql: string): Promise<string> {
-    const { rows } = await this.#clients[0]!.query<{ value: string }>(sql);
-    return rows[0]?.value ?? '';
+  async #head(): Promise<number> {
+    const { rows } = await this.#clients[0]!.query<{ head: number }>(
+      'select coalesce(max(revision), 0)::float8 as head from baton.run_events',
+    );
+    return rows[0]?.head ?? Number.NaN;
+  }
+
+  async #madeAfter(revision: number): Promise<Made[]> {
+    const { rows } = await this.#clients[0]!.query<Made>(
+      `select revision::float8, (extract(epoch from append_time) * 1000)::float8 as "atMs"
+       from baton.run_events where revision > $1::bigint order by 1`,
+      [revision],
+    );
+    return rows;
   }
 
   async close(): Promise<void> {

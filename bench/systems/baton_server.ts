@@ -2,7 +2,7 @@
 import { createLogger } from '../../src/base/log.js';
 import { startServer } from '../../src/server.js';
 import { childArgs, serve } from '../support/ipc.js';
-import type { ServerArgs, ServerPlace, ServerUse } from '../support/system.js';
+import type { ServerArgs, ServerPlace, ServerUse, UseQuestion } from '../support/system.js';
 
 const { databaseUrl, listen } = childArgs() as ServerArgs;
 const anyPort = { host: '127.0.0.1', port: 0 };
@@ -25,15 +25,10 @@ const server = await startServer(
   new AbortController().signal,
 );
 
-function use(): ServerUse {
+function use(question: unknown): ServerUse {
+  if ((question as UseQuestion).collect === true) globalThis.gc?.();
   const { user, system } = process.cpuUsage();
-  const { streamCount, heldBytes } = server.service.hub;
-  return {
-    cpuMicros: user + system,
-    rssBytes: process.memoryUsage().rss,
-    streams: streamCount,
-    heldBytes,
-  };
+  return { cpuMicros: user + system, rssBytes: process.memoryUsage().rss };
 }
 
 serve({ grpcPort: server.grpc.port } satisfies ServerPlace, use, () => server.stop());

@@ -75,7 +75,7 @@ const grpcPort = await new Promise<number>((resolve, reject) => {
 
 function use(): ServerUse {
   const { user, system } = process.cpuUsage();
-  return { cpuMicros: user + system, rssBytes: process.memoryUsage().rss, streams: 0, heldBytes: 0 };
+  return { cpuMicros: user + system, rssBytes: process.memoryUsage().rss };
 }
 
 serve({ grpcPort } satisfies ServerPlace, use, () => server.forceShutdown());

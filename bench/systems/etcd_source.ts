@@ -1,0 +1,120 @@
+import { spawn } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Change, OpenSource } from '../support/delivery.js';
+import { closedLoop, pause } from '../support/loops.js';
+import type { Made } from '../support/tally.js';
+import { wallClockMs } from '../support/wall_clock.js';
+import { etcdPut, etcdRevision } from '../support/wire.js';
+import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
+
+/** Debian's package etcd-server. */
+const ETCD = '/usr/bin/etcd';
+const PUT = '/etcdserverpb.KV/Put';
+const START_TIMEOUT_MS = 15_000;
+/** etcd makes one change per put, so a burst is as many puts as it takes at once. */
+const BURST_IN_FLIGHT = 256;
+/** Of the kernel's clock, in which it counts CPU. */
+const MICROS_PER_TICK = 10_000;
+/** What a put's event holds beside its value. */
+const EVENT_OVERHEAD_BYTES = 25;
+
+export const etcdInstalled = existsSync(ETCD);
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** etcd with its defaults, durable as the others, in a temporary folder. */
+export const etcdSource: OpenSource = async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'baton-bench-etcd-'));
+  const [port, peerPort] = [await freePort(), await freePort()];
+  const [url, peerUrl] = [`http://127.0.0.1:${port}`, `http://127.0.0.1:${peerPort}`];
+  const server = spawn(
+    ETCD,
+    [
+      ...['--data-dir', dir, '--listen-client-urls', url, '--advertise-client-urls', url],
+      ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
+      ...['--initial-cluster', `default=${peerUrl}`, '--log-level', 'error', '--logger', 'zap'],
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let said = '';
+  server.stderr.setEncoding('utf8').on('data', (text: string) => (said = `${said}${text}`.slice(-2000)));
+  const exited = new Promise<void>((resolve) => server.once('exit', () => resolve()));
+  // The last chance when the benchmark ends without having stopped it.
+  const giveUp = (): void => {
+    server.kill('SIGKILL');
+    rmSync(dir, { recursive: true, force: true });
+  };
+  process.once('exit', giveUp);
+  const client = new GrpcJsClient(`127.0.0.1:${port}`);
+  const ready = (): Promise<boolean> =>
+    client.raw(PUT, etcdPut(Buffer.alloc(0))).then(
+      () => true,
+      () => false,
+    );
+  const deadline = performance.now() + START_TIMEOUT_MS;
+  while (!(await ready())) {
+    if (performance.now() > deadline) throw new Error(`etcd did not start: ${said}`);
+    await pause(50);
+  }
+
+  const put = async (bytesPerEvent: number, made: Made[]): Promise<void> => {
+    const value = Buffer.alloc(Math.max(0, Math.round(bytesPerEvent) - EVENT_OVERHEAD_BYTES), 'x');
+    const atMs = wallClockMs();
+    made.push({ revision: etcdRevision(await client.raw(PUT, etcdPut(value))), atMs });
+  };
+
+  return {
+    protocol: 'etcd',
+    port,
+    async steady(rate, seconds, { bytesPerEvent }): Promise<Change> {
+      const fromMs = wallClockMs();
+      const made: Made[] = [];
+      const pending: Promise<void>[] = [];
+      while (pending.length < rate * seconds) {
+        const due = Math.min(rate * seconds, ((wallClockMs() - fromMs) / 1000) * rate);
+        while (pending.length < due) pending.push(put(bytesPerEvent, made));
+        await pause(1);
+      }
+      await Promise.all(pending);
+      return { made, fromMs };
+    },
+    async burst(changes, { bytesPerEvent }): Promise<Change> {
+      const fromMs = wallClockMs();
+      const made: Made[] = [];
+      let begun = 0;
+      await closedLoop({ inFlight: BURST_IN_FLIGHT, seconds: Infinity }, async () => {
+        if (begun >= changes) return false;
+        begun += 1;
+        await put(bytesPerEvent, made);
+        return true;
+      });
+      return { made, fromMs };
+    },
+    async use() {
+      const stat = await readFile(`/proc/${server.pid}/stat`, 'utf8');
+      const status = await readFile(`/proc/${server.pid}/status`, 'utf8');
+      // After the name, which may hold anything, in parentheses: utime and stime are fields 14 and 15 of all.
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const ticks = Number(fields[11]) + Number(fields[12]);
+      const rssKiB = Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]);
+      return { cpuMicros: ticks * MICROS_PER_TICK, rssBytes: rssKiB * 1024 };
+    },
+    async stop() {
+      client.close();
+      server.kill('SIGTERM');
+      await exited;
+      process.off('exit', giveUp);
+      await rm(dir, { recursive: true, force: true });
+    },
+  };
+};

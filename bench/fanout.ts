@@ -15,7 +15,7 @@ import { rawHttp2Source } from './systems/raw_http2_source.js';
 const BATON = 'Baton';
 const CONNECTIONS = 100;
 /** The first streams and changes of a server, which compile its code and are not measured. */
-const WARM_UP = { streams: 10, load: { rate: 100, seconds: 1, burst: 0 } };
+const WARM_UP = { streams: 10, rate: 100, seconds: 1 };
 /** Below this many streams the memory of each is lost in that of everything else. */
 const MEASURABLE_STREAMS = 100;
 
@@ -46,20 +46,27 @@ function cells({ option }: Context, streams: number): Cells {
 const rowOf = (system: string, streams: number, cell: string): string =>
   `${system}, ${streams} streams, ${cell}`;
 
-/** @param shapes what Baton sent in each cell, which its turn notes and the others imitate */
+/** What the turns tell each other. */
+interface Shared {
+  /** What Baton sent in each cell, which the others imitate. */
+  readonly shapes: Map<string, Shape>;
+  readonly notes: string[];
+}
+
 function turn(
   context: Context,
   system: string,
   open: OpenSource,
   count: number,
-  shapes: Map<string, Shape>,
+  { shapes, notes }: Shared,
 ): Turn {
   return async () => {
     const source = await open(context);
     const anyShape = { bytesPerEvent: 250, eventsPerMessage: 1 };
     try {
       const warm = await Streams.open(source, WARM_UP.streams, CONNECTIONS);
-      await warm.deliver(WARM_UP.load, anyShape);
+      const seconds = Math.min(WARM_UP.seconds, context.option('seconds'));
+      await warm.deliver({ rate: WARM_UP.rate, seconds, burst: 0 }, anyShape);
       await warm.end();
       const streams = await Streams.open(source, count, CONNECTIONS);
       try {
@@ -67,10 +74,16 @@ function turn(
         for (const [cell, load] of Object.entries(cells(context, count))) {
           const key = `${count}, ${cell}`;
           context.progress(`${system}, ${key}`);
-          const { measures, shape } = await streams.deliver(load, shapes.get(key) ?? anyShape);
-          if (system === BATON) shapes.set(key, shape);
+          const delivered = streams.deliver(load, shapes.get(key) ?? anyShape);
+          if (system === BATON) shapes.set(key, (await delivered).shape);
+          // What a peer cannot do is a result too, and leaves it in no state to go on.
+          const failure = await delivered.then(() => undefined, String);
+          if (failure !== undefined) {
+            notes.push(`${rowOf(system, count, cell)}: ${failure}; no row`);
+            break;
+          }
           const idle = count < MEASURABLE_STREAMS ? {} : { idleKiBPerStream: streams.idleBytes / 1024 };
-          rows[rowOf(system, count, cell)] = { ...measures, ...idle };
+          rows[rowOf(system, count, cell)] = { ...(await delivered).measures, ...idle };
         }
         return rows;
       } finally {
@@ -85,7 +98,7 @@ function turn(
 export const bench: Bench = {
   options: {
     streams: { full: 10_000, smoke: 100 },
-    seconds: { full: 5, smoke: 0.5 },
+    seconds: { full: 5, smoke: 0.2 },
     burst: { full: 10_000, smoke: 200 },
     'most-per-second': { full: 1_000_000, smoke: 10_000 },
     'most-in-burst': { full: 10_000_000, smoke: 20_000 },
@@ -93,10 +106,10 @@ export const bench: Bench = {
   async run(context) {
     const { option } = context;
     const counts = streamCounts(context);
-    const shapes = new Map<string, Shape>();
+    const shared: Shared = { shapes: new Map(), notes: [] };
     const turns = counts.flatMap((count) =>
       Object.entries(SYSTEMS).map(
-        ([system, open]) => [`${system}, ${count}`, turn(context, system, open, count, shapes)] as const,
+        ([system, open]) => [`${system}, ${count}`, turn(context, system, open, count, shared)] as const,
       ),
     );
     const rows = await inTurns(context, Object.fromEntries(turns));
@@ -120,16 +133,19 @@ export const bench: Bench = {
       rows,
       ratios: Object.fromEntries(
         counts.flatMap((count) =>
-          others.map((other): [string, number] => [
-            `server CPU per delivery, burst to ${count} streams: Baton / ${other}`,
-            cpu(BATON, count) / cpu(other, count),
-          ]),
+          others
+            .filter((other) => rows[burstRow(other, count)] !== undefined)
+            .map((other): [string, number] => [
+              `server CPU per delivery, burst to ${count} streams: Baton / ${other}`,
+              cpu(BATON, count) / cpu(other, count),
+            ]),
         ),
       ),
       goals,
       notes: [
         'p50Ms and p99Ms of Baton count from just before the commit, of raw http2 from the write, of etcd from the start of the put. etcd makes one change per put, so its burst takes as long as its puts.',
         `Cells of more than ${option('most-per-second')} deliveries a second are left out, and bursts are cut to ${option('most-in-burst')} deliveries: the one client could not read more.`,
+        ...shared.notes,
         ...(etcdInstalled
           ? []
           : ['etcd is not installed (apt-get install etcd-server): its rows are missing.']),

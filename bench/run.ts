@@ -1,5 +1,5 @@
 /**
- * Runs one benchmark: `npm run bench -- <name> [--smoke] [--runs <n>] [--cpu-prof <dir>] [options of its own]`.
+ * Runs one benchmark: `npm run bench -- <name> [--smoke] [--runs <n>] [--out <dir>] [--cpu-prof <dir>] [options of its own]`.
  *
  * Each starts a durable PostgreSQL of its own and measures Baton, its peers and its limits on it, in the same run, and
  * leaves nothing behind. Missed goals are printed and are no failure; only what did not work is.
@@ -11,7 +11,7 @@ import { endChildren } from './support/ipc.js';
 import { describeMachine, packageVersions, peersInstalled } from './support/machine.js';
 import { formatReport, writeResults } from './support/output.js';
 
-const BENCHES = ['unary', 'batch', 'latency', 'health', 'fanout'] as const;
+const BENCHES = ['unary', 'batch', 'latency', 'health', 'fanout', 'scale'] as const;
 const RUNS = 3;
 
 function load(name: string | undefined): Promise<{ bench: Bench }> {
@@ -35,6 +35,7 @@ const { values } = parseArgs({
     smoke: { type: 'boolean', default: false },
     runs: { type: 'string' },
     'cpu-prof': { type: 'string' },
+    out: { type: 'string' },
     ...Object.fromEntries(Object.keys(bench.options).map((key) => [key, { type: 'string' as const }])),
     ...Object.fromEntries(
       (bench.flags ?? []).map((key) => [key, { type: 'boolean' as const, default: false }]),
@@ -53,6 +54,7 @@ const own = Object.fromEntries(
 const flags = Object.fromEntries((bench.flags ?? []).map((key) => [key, values[key] === true]));
 const runs = number('runs', values['runs'], smoke ? 1 : (bench.runs ?? RUNS));
 const profile = values['cpu-prof'];
+const out = values['out'] === undefined ? undefined : String(values['out']);
 const machine = describeMachine();
 const cluster = await startCluster(bench.settings);
 
@@ -75,7 +77,7 @@ try {
     ...{ packages: packageVersions(), postgres: cluster.settings },
   };
   console.log(formatReport(circumstances, report));
-  console.log(`results ${await writeResults(circumstances, report)}`);
+  console.log(`results ${await writeResults(circumstances, report, out)}`);
 } finally {
   await clean();
 }

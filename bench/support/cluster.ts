@@ -53,7 +53,12 @@ export async function startCluster(settings: Readonly<Record<string, string>> = 
   try {
     // PostgreSQL may run as another user, which has to get in.
     await chmod(dir, 0o755);
-    const postgres = await startEmbeddedPostgres({ dataDir: dir, log: createLogger('error'), settings });
+    const postgres = await startEmbeddedPostgres({
+      dataDir: dir,
+      systemDir: join(dir, 'system'),
+      log: createLogger('error'),
+      settings,
+    });
     let databases = 0;
     return {
       pid: postgres.pid,

@@ -1,6 +1,6 @@
 import type { Context } from './bench.js';
 import { Child } from './ipc.js';
-import type { Measures } from './stats.js';
+import { median, type Measures } from './stats.js';
 import type { Made, Received } from './tally.js';
 import type { ServerUse } from './system.js';
 import { wallClockMs } from './wall_clock.js';
@@ -10,6 +10,8 @@ import type { StreamClientArgs, StreamQuestion } from '../systems/stream_client.
 export interface Change {
   readonly made: readonly Made[];
   readonly fromMs: number;
+  /** How long each commit took, where there was one for each change. */
+  readonly commitsMs?: readonly number[];
 }
 
 /** The shape of what Baton sent, which a limit has to send as well. */
@@ -17,6 +19,9 @@ export interface Shape {
   readonly bytesPerEvent: number;
   readonly eventsPerMessage: number;
 }
+
+/** For sources that know by themselves what to send. */
+export const ANY_SHAPE: Shape = { bytesPerEvent: 0, eventsPerMessage: 0 };
 
 /** A server that streams changes, and somebody who makes them. */
 export interface Source {
@@ -73,7 +78,7 @@ export class Streams {
     await client.ask({} satisfies StreamQuestion);
     const before = await source.use(false);
     const begunMs = wallClockMs();
-    const { made, fromMs } =
+    const { made, fromMs, commitsMs } =
       load.burst > 0
         ? await source.burst(load.burst, shape)
         : await source.steady(load.rate, load.seconds, shape);
@@ -89,6 +94,7 @@ export class Streams {
     return {
       measures: {
         ...{ p50Ms, p99Ms, maxMs },
+        ...(commitsMs && { commitP50Ms: median(commitsMs) }),
         // Below the rate where the machine was short of CPU.
         changesPerSecond: (made.length * 1000) / (madeMs - begunMs),
         deliveriesPerSecond: (deliveries * 1000) / (received.lastMs - fromMs),

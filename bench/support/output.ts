@@ -1,4 +1,5 @@
 import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isMet, type Goal, type Report } from './bench.js';
 import { medians, rounded, type Measures } from './stats.js';
@@ -68,12 +69,19 @@ export function formatReport(circumstances: Circumstances, report: Report): stri
   ].join('\n');
 }
 
-/** @returns the path of the file with all that was measured */
-export async function writeResults(circumstances: Circumstances, report: Report): Promise<string> {
-  await mkdir(RESULTS, { recursive: true });
+/**
+ * @param dir default `bench/results`
+ * @returns the path of the file with all that was measured
+ */
+export async function writeResults(
+  circumstances: Circumstances,
+  report: Report,
+  dir: string = fileURLToPath(RESULTS),
+): Promise<string> {
+  await mkdir(dir, { recursive: true });
   const date = new Date().toISOString();
   const name = `${circumstances.bench}-${circumstances.smoke ? 'smoke-' : ''}${date.replaceAll(':', '').slice(0, 17)}.json`;
-  const path = fileURLToPath(new URL(name, RESULTS));
+  const path = join(dir, name);
   const goals = report.goals.map((goal) => ({ ...goal, met: isMet(goal) }));
   const rows = Object.entries(report.rows).map(([row, runs]) => ({ row, median: medians(runs), runs }));
   await writeFile(

@@ -1,12 +1,10 @@
 import { batonSource } from '../systems/baton_source.js';
 import type { Context, Turn } from './bench.js';
-import { Streams } from './delivery.js';
+import { ANY_SHAPE, Streams } from './delivery.js';
 
 /** Code is compiled and connections are warm after so long. */
 const WARM_UP_SECONDS = 3;
 const STREAMS_PER_CONNECTION = 100;
-/** Only limits have to be told what to send. */
-const ANY_SHAPE = { bytesPerEvent: 0, eventsPerMessage: 0 };
 
 export interface WatchLoad {
   readonly row: string;

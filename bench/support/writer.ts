@@ -35,14 +35,14 @@ export class Writer {
     const total = Math.ceil(rate * seconds);
     const head = await this.#head();
     const fromMs = wallClockMs();
-    const pending: Promise<unknown>[] = [];
+    const pending: Promise<number>[] = [];
     while (pending.length < total) {
       const due = Math.min(total, Math.floor(((wallClockMs() - fromMs) / 1000) * rate));
       while (pending.length < due) pending.push(this.#insert(pending.length % CONNECTIONS));
       await new Promise((resolve) => setTimeout(resolve, TICK_MS));
     }
-    await Promise.all(pending);
-    return { made: await this.#madeAfter(head), fromMs };
+    const commitsMs = await Promise.all(pending);
+    return { made: await this.#madeAfter(head), fromMs, commitsMs };
   }
 
   /** In one transaction. Its changes count from just before the commit, when the log has them and nobody sees them. */
@@ -58,9 +58,13 @@ export class Writer {
     return { made: made.map(({ revision }) => ({ revision, atMs: fromMs })), fromMs };
   }
 
-  /** One after the other on each connection. */
-  #insert(index: number): Promise<unknown> {
-    const insert = (): Promise<unknown> => this.#clients[index]!.query({ name: 'insert', text: INSERT });
+  /** One after the other on each connection. @returns how long it took, in milliseconds */
+  #insert(index: number): Promise<number> {
+    const insert = async (): Promise<number> => {
+      const before = performance.now();
+      await this.#clients[index]!.query({ name: 'insert', text: INSERT });
+      return performance.now() - before;
+    };
     const done = (this.#busy[index] ?? Promise.resolve()).then(insert);
     this.#busy[index] = done;
     return done;

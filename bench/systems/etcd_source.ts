@@ -15,8 +15,8 @@ import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
 const ETCD = '/usr/bin/etcd';
 const PUT = '/etcdserverpb.KV/Put';
 const START_TIMEOUT_MS = 15_000;
-/** etcd makes one change per put, so a burst is as many puts as it takes at once. */
-const BURST_IN_FLIGHT = 256;
+/** etcd makes one change per put; more at once than this only time out. */
+const PUTS_IN_FLIGHT = 256;
 /** Of the kernel's clock, in which it counts CPU. */
 const MICROS_PER_TICK = 10_000;
 /** What a put's event holds beside its value. */
@@ -67,39 +67,29 @@ export const etcdSource: OpenSource = async () => {
     await pause(50);
   }
 
-  const put = async (bytesPerEvent: number, made: Made[]): Promise<void> => {
+  /** Put k is due at k / rate and waits for one of those before where too many are under way. */
+  const putAll = async (puts: number, rate: number, bytesPerEvent: number): Promise<Change> => {
     const value = Buffer.alloc(Math.max(0, Math.round(bytesPerEvent) - EVENT_OVERHEAD_BYTES), 'x');
-    const atMs = wallClockMs();
-    made.push({ revision: etcdRevision(await client.raw(PUT, etcdPut(value))), atMs });
+    const fromMs = wallClockMs();
+    const made: Made[] = [];
+    let begun = 0;
+    await closedLoop({ inFlight: PUTS_IN_FLIGHT, seconds: Infinity }, async () => {
+      if (begun >= puts) return false;
+      const dueMs = fromMs + (begun * 1000) / rate;
+      begun += 1;
+      while (wallClockMs() < dueMs) await pause(1);
+      const atMs = wallClockMs();
+      made.push({ revision: etcdRevision(await client.raw(PUT, etcdPut(value))), atMs });
+      return true;
+    });
+    return { made, fromMs };
   };
 
   return {
     protocol: 'etcd',
     port,
-    async steady(rate, seconds, { bytesPerEvent }): Promise<Change> {
-      const fromMs = wallClockMs();
-      const made: Made[] = [];
-      const pending: Promise<void>[] = [];
-      while (pending.length < rate * seconds) {
-        const due = Math.min(rate * seconds, ((wallClockMs() - fromMs) / 1000) * rate);
-        while (pending.length < due) pending.push(put(bytesPerEvent, made));
-        await pause(1);
-      }
-      await Promise.all(pending);
-      return { made, fromMs };
-    },
-    async burst(changes, { bytesPerEvent }): Promise<Change> {
-      const fromMs = wallClockMs();
-      const made: Made[] = [];
-      let begun = 0;
-      await closedLoop({ inFlight: BURST_IN_FLIGHT, seconds: Infinity }, async () => {
-        if (begun >= changes) return false;
-        begun += 1;
-        await put(bytesPerEvent, made);
-        return true;
-      });
-      return { made, fromMs };
-    },
+    steady: (rate, seconds, { bytesPerEvent }) => putAll(rate * seconds, rate, bytesPerEvent),
+    burst: (changes, { bytesPerEvent }) => putAll(changes, Infinity, bytesPerEvent),
     async use() {
       const stat = await readFile(`/proc/${server.pid}/stat`, 'utf8');
       const status = await readFile(`/proc/${server.pid}/status`, 'utf8');

@@ -175,6 +175,8 @@ describeOnEveryPostgres('/metrics', (open) => {
         assert.ok(value(`baton_pool_waiting{pool="${pool}"}`) >= 0);
       }
       assert.equal(value('baton_leases_ended_total'), 0);
+      assert.equal(value('baton_scheduled_runs_total'), 0);
+      assert.equal(value('baton_schedule_failures_total'), 0);
       const create = 'method="baton.v1.JobService/CreateRun"';
       assert.equal(value(`baton_calls_total{${create},protocol="grpc",code="OK"}`), 1);
       assert.equal(value(`baton_calls_total{${create},protocol="connect",code="OK"}`), 1);
@@ -199,6 +201,20 @@ describeOnEveryPostgres('/metrics', (open) => {
       const watch = 'method="baton.v1.JobService/WatchRuns"';
       assert.equal(after.get(`baton_calls_total{${watch},protocol="grpc",code="CANCELLED"}`), 1);
       assert.equal(after.has(`baton_call_duration_seconds_count{${watch},protocol="grpc"}`), false);
+    }),
+  );
+
+  void test(
+    'counts the runs that schedules have created',
+    withServer(async (baton) => {
+      await baton.pipelines.putPipeline({
+        pipeline: {
+          name: 'web',
+          stages: [{ name: 'work', processingStatus: 'working', doneStatus: 'done' }],
+          schedules: [{ name: 'often', cron: '* * * * * *' }],
+        },
+      });
+      await scrapeUntil(baton, 'two ticks', (all) => all.get('baton_scheduled_runs_total')! >= 2);
     }),
   );
 

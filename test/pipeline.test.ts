@@ -24,6 +24,7 @@ function pipelineOf(
     initialStatus: 'new',
     errorStatus: 'error',
     canceledStatus: 'canceled',
+    schedules: [],
     stages: stages.map(([name, processingStatus, doneStatus]) => ({
       name,
       processingStatus,

@@ -109,7 +109,18 @@ test('all values that the domain cannot hold are named with their paths', () => 
 
 test('a pipeline gets its defaults, keeps what is given, and comes back the same', () => {
   const stage = { name: 'run', processingStatus: 'running', doneStatus: 'done' };
-  const proto = create(PipelineSchema, { name: 'p', stages: [stage, { ...stage, backoff: { jitter: 0 } }] });
+  const nightly = {
+    name: 'nightly',
+    cron: '0 3 * * *',
+    input: { deep: [1] },
+    labels: { a: 'b' },
+    priority: 9,
+  };
+  const proto = create(PipelineSchema, {
+    name: 'p',
+    stages: [stage, { ...stage, backoff: { jitter: 0 } }],
+    schedules: [nightly, { ...nightly, timeZone: 'Asia/Tokyo', nextTime: { seconds: 1n } }],
+  });
   const definition = converting((v) => pipelineFromProto(proto, 'pipeline', v));
   const [first, second] = definition.stages;
   assert.deepEqual(
@@ -121,9 +132,17 @@ test('a pipeline gets its defaults, keeps what is given, and comes back the same
     [60_000, 0, 3, 0.2],
   );
   assert.deepEqual(second?.backoff, { initialMs: 1000, multiplier: 2, maxMs: 300_000, jitter: 0 });
+  assert.deepEqual(
+    definition.schedules.map(({ timeZone, input }) => [timeZone, input]),
+    [
+      ['UTC', { deep: [1] }],
+      ['Asia/Tokyo', { deep: [1] }],
+    ],
+  );
   const stored = {
     ...definition,
     ...{ paused: true, generation: 3n, createTime: new Date(1), updateTime: new Date(2) },
+    schedules: definition.schedules.map((s) => ({ ...s, nextTime: new Date(86_400_000) })),
     stages: definition.stages.map((s) => ({ ...s, waitingStatus: 'new', paused: false })),
   };
   const back = pipelineToProto(stored);
@@ -132,12 +151,18 @@ test('a pipeline gets its defaults, keeps what is given, and comes back the same
     definition,
   );
   assert.deepEqual([back.paused, back.generation, back.stages[0]?.waitingStatus], [true, 3n, 'new']);
+  assert.equal(back.schedules[1]?.nextTime?.seconds, 86_400n);
   const bad = create(PipelineSchema, {
     stages: [{ timeout: { seconds: -1n }, backoff: { multiplier: NaN } }],
+    schedules: [{ input: { deep: [NaN] } }],
   });
   assert.deepEqual(
     fieldsOf(() => converting((v) => pipelineFromProto(bad, 'pipeline', v))),
-    ['pipeline.stages[0].timeout', 'pipeline.stages[0].backoff.multiplier'],
+    [
+      'pipeline.stages[0].timeout',
+      'pipeline.stages[0].backoff.multiplier',
+      'pipeline.schedules[0].input.deep[0]',
+    ],
   );
 });
 

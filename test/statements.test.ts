@@ -57,6 +57,7 @@ function definition(stages: readonly StageDefinition[], name = 'build'): Pipelin
     initialStatus: 'new',
     errorStatus: 'error',
     canceledStatus: 'canceled',
+    schedules: [],
     stages,
   };
 }

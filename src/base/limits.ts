@@ -34,6 +34,25 @@ export const LIMITS = {
   backoffMultiplierMax: 10,
   activeMax: 1_000_000,
 
+  // Schedules.
+  schedulesPerPipeline: 32,
+  /** Shorter than other names: request_ids of its runs, with a pipeline's name and a time, fit `requestIdChars`. */
+  scheduleNameChars: 32,
+  cronChars: 256,
+  timeZoneChars: 64,
+  /** Small, because a list of pipelines carries the inputs of all their schedules. */
+  scheduleInputBytes: 64 * 1024,
+  /** Schedules whose ticks are made in one transaction. */
+  dueSchedules: 100,
+  /** A tick that is later than this was missed, and stands for those before it. */
+  tickMissedMs: 10_000,
+  /** How long a schedule that cannot be made out, or whose run cannot be created, is left alone. */
+  scheduleRetryMs: 60_000,
+  /** A server that stands still inside a transaction loses it, so that others can make its ticks in time. */
+  tickIdleMs: 2000,
+  /** How long a tick waits for what others have locked: it comes again in a second. */
+  tickLockMs: 1000,
+
   // Calls.
   batchItems: 1000,
   /** Runs that CancelRuns and RetryRuns change in one transaction. */

@@ -1,4 +1,5 @@
 import type { RunState } from './run.js';
+import type { Schedule, ScheduleDefinition } from './schedule.js';
 
 /** How long a failed attempt waits: `initial * multiplier^(attempt-1)`, at most `max`, less a random part. */
 export interface Backoff {
@@ -32,6 +33,7 @@ export interface PipelineDefinition {
   readonly errorStatus: string;
   readonly canceledStatus: string;
   readonly stages: readonly StageDefinition[];
+  readonly schedules: readonly ScheduleDefinition[];
 }
 
 export interface Stage extends StageDefinition {
@@ -43,6 +45,7 @@ export interface Stage extends StageDefinition {
 /** A pipeline as it is stored. */
 export interface Pipeline extends PipelineDefinition {
   readonly stages: readonly Stage[];
+  readonly schedules: readonly Schedule[];
   readonly paused: boolean;
   /** How often the definition was put, from 1. */
   readonly generation: bigint;

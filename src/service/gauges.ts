@@ -10,6 +10,7 @@ import type { LogTail } from '../watch/tail.js';
 import type { JobService } from './api.js';
 import type { Claims } from './claims.js';
 import type { Housekeeping } from './housekeeping.js';
+import type { Schedules } from './schedules.js';
 
 /** How long what was read from the database is shown again, whoever asks and however often. */
 const CACHE_MS = 5000;
@@ -106,6 +107,7 @@ export interface GaugeSources {
   /** Undefined where changes are found by polling only. */
   readonly listener: Listener | undefined;
   readonly housekeeping: Housekeeping;
+  readonly schedules: Schedules;
   readonly pools: { readonly calls: Pool; readonly watch: Pool };
   readonly counts: CallCounts;
   readonly database: DatabaseReading;
@@ -118,6 +120,7 @@ export function serviceMetrics(sources: GaugeSources): Metric[] {
     ...logMetrics(sources),
     ...streamMetrics(sources),
     ...callMetrics(sources),
+    ...timerMetrics(sources),
   ];
 }
 
@@ -193,7 +196,7 @@ function streamMetrics({ hub }: GaugeSources): Metric[] {
   ];
 }
 
-function callMetrics({ claims, counts, housekeeping, pools }: GaugeSources): Metric[] {
+function callMetrics({ claims, counts, pools }: GaugeSources): Metric[] {
   return [
     gauge('baton_claims_waiting', 'ClaimNext calls that have not been answered.', () => claims.waiting),
     counter('baton_claims_handed_out_total', 'Claims that were given to workers.', () => counts.claims),
@@ -220,10 +223,25 @@ function callMetrics({ claims, counts, housekeeping, pools }: GaugeSources): Met
       ),
       labels: ['pool'],
     },
+  ];
+}
+
+function timerMetrics({ housekeeping, schedules }: GaugeSources): Metric[] {
+  return [
     counter(
       'baton_leases_ended_total',
       'Leases that this server has ended because their time was over.',
       () => housekeeping.endedLeases,
+    ),
+    counter(
+      'baton_scheduled_runs_total',
+      'Runs that this server has created for schedules.',
+      () => schedules.createdRuns,
+    ),
+    counter(
+      'baton_schedule_failures_total',
+      'Ticks of schedules that this server could not make and put off.',
+      () => schedules.failures,
     ),
   ];
 }

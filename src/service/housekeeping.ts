@@ -18,7 +18,7 @@ export interface HousekeepingOptions {
 }
 
 /**
- * What has to happen when nobody calls: leases end, and schedules and retries come due. All times are the database's.
+ * What has to happen when nobody calls: leases end, and delays and retries come due. All times are the database's.
  * Any number of servers do this side by side; each takes what no other has in hand.
  */
 export class Housekeeping {

@@ -14,8 +14,11 @@ import {
 import { deletePipeline as removePipeline } from '../store/sql/delete_pipeline.js';
 import { pausePipeline, pauseStage } from '../store/sql/pause_pipeline.js';
 import { putPipeline as writePipeline } from '../store/sql/put_pipeline.js';
+import { putSchedules } from '../store/sql/put_schedules.js';
+import { readScheduleTimes } from '../store/sql/read_schedule_times.js';
 import type { ListPipelinesRequest, ListPipelinesResponse, PauseRequest } from './api.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
+import { planSchedules, validateSchedule } from './schedule_rules.js';
 import { Violations } from './validate.js';
 
 function validateStage(found: Violations, stage: StageDefinition): void {
@@ -79,6 +82,20 @@ function validate(definition: PipelineDefinition): void {
       statusFields(definition),
     );
   }
+  const { schedules } = definition;
+  if (schedules.length > LIMITS.schedulesPerPipeline) {
+    found.add(
+      'schedules',
+      `must have at most ${LIMITS.schedulesPerPipeline} schedules, has ${schedules.length}`,
+    );
+  } else {
+    schedules.forEach((schedule, index) => validateSchedule(found.at(`schedules[${index}]`), schedule));
+    validateDistinct(
+      found,
+      schedules.map((schedule) => schedule.name),
+      schedules.map((_, index) => `schedules[${index}].name`),
+    );
+  }
   found.throwIfAny();
 }
 
@@ -101,6 +118,9 @@ export async function putPipeline(pool: Pool, definition: PipelineDefinition): P
         },
       );
     }
+    // The database's time, told after the pipeline was locked: every tick that was made of it before is earlier.
+    const { now, schedules } = await readScheduleTimes(tx, definition.name);
+    await putSchedules(tx, definition.name, planSchedules(definition.schedules, schedules, now));
     const pipeline = await selectPipeline(tx, definition.name);
     if (pipeline === undefined) throw new Error(`pipeline ${definition.name} is not there after it was put`);
     return pipeline;

@@ -23,6 +23,7 @@ import { NextRuns } from './next_runs.js';
 import { deletePipeline, getPipeline, listPipelines, putPipeline, setPaused } from './pipelines.js';
 import { Retention, type RetentionPolicy } from './retention.js';
 import { retryRun, retryRuns } from './retry_runs.js';
+import { Schedules } from './schedules.js';
 import { createUpdateGroup } from './update_group.js';
 import { updateStatus } from './update_status.js';
 import { watchRuns } from './watch_runs.js';
@@ -92,6 +93,7 @@ export function createService({
           onConnect: () => tail.checkIdentity(),
         });
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
+  const schedules = new Schedules({ pool: watchPool, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool);
   const updates = createUpdateGroup(pool, claims, next);
@@ -124,6 +126,7 @@ export function createService({
       claims,
       listener,
       housekeeping,
+      schedules,
       pools: { calls: pool, watch: watchPool },
       counts,
       database: new DatabaseReading(watchPool, clock),
@@ -142,6 +145,7 @@ export function createService({
       listener?.start();
       tail.start();
       housekeeping.start();
+      schedules.start();
       retention.start();
     },
     async stop() {
@@ -153,6 +157,7 @@ export function createService({
       await Promise.all([
         claims.stop(),
         housekeeping.stop(),
+        schedules.stop(),
         retention.stop(),
         listener?.stop(),
         tail.stop(),

@@ -51,12 +51,9 @@ export class Violations {
     if (!value.isWellFormed()) this.add(field, 'must be well-formed Unicode');
   }
 
-  name(field: string, value: string): void {
-    if (value.length < 1 || value.length > LIMITS.nameChars || !NAME.test(value)) {
-      this.add(
-        field,
-        `must be 1 to ${LIMITS.nameChars} of a-z, 0-9, _ and -, and start with a letter or digit`,
-      );
+  name(field: string, value: string, maxChars: number = LIMITS.nameChars): void {
+    if (value.length < 1 || value.length > maxChars || !NAME.test(value)) {
+      this.add(field, `must be 1 to ${maxChars} of a-z, 0-9, _ and -, and start with a letter or digit`);
     }
   }
 
@@ -87,10 +84,13 @@ export class Violations {
       this.add(field, `must be ${minMs / 1000} s to ${maxMs / 1000} s`);
   }
 
-  labels(field: string, labels: Readonly<Record<string, string>>): void {
+  labels(
+    field: string,
+    labels: Readonly<Record<string, string>>,
+    maxCount: number = LIMITS.labelCount,
+  ): void {
     const keys = Object.keys(labels);
-    if (keys.length > LIMITS.labelCount)
-      this.add(field, `must have at most ${LIMITS.labelCount} labels, has ${keys.length}`);
+    if (keys.length > maxCount) this.add(field, `must have at most ${maxCount} labels, has ${keys.length}`);
     for (const key of keys.slice(0, LIMITS.labelCount)) {
       const path = `${field}[${JSON.stringify(key)}]`;
       if (key === '') this.add(path, 'the key must not be empty');

@@ -90,10 +90,10 @@ const types: pg.CustomTypesConfig = {
 
 /**
  * Classes 08 (connection), 57P (shutdown, crash, cannot connect now), 53 (no resources) and 40 (deadlock), a lock that
- * could not be had in time, and a statement that was canceled for taking too long (57014): the database could not do it
- * now, which says nothing about the request.
+ * could not be had in time, a statement that was canceled for taking too long (57014), and a session that was ended
+ * because its transaction stood still: the database could not do it now, which says nothing about the request.
  */
-const UNAVAILABLE_STATE = /^(08|57P|57014|53|40|55P03)/;
+const UNAVAILABLE_STATE = /^(08|57P|57014|53|40|55P03|25P03)/;
 const UNAVAILABLE_CODE = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|EAI_AGAIN|ENOENT)/;
 const UNAVAILABLE_TEXT =
   /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Query read timeout)/;

@@ -1,5 +1,6 @@
 import type { Backoff, Pipeline, Stage } from '../run/pipeline.js';
 import type { EventType, JsonObject, Run, RunEvent, RunState } from '../run/run.js';
+import type { Schedule } from '../run/schedule.js';
 
 /** The columns that a run and an event share, as `pg` returns them. */
 interface SharedRow {
@@ -166,6 +167,20 @@ export interface StageRow {
   paused: boolean;
 }
 
+export interface ScheduleRow {
+  name: string;
+  cron: string;
+  time_zone: string;
+  repository: string;
+  labels: Record<string, string>;
+  input: JsonObject | null;
+  priority: number;
+  concurrency_key: string;
+  max_attempts: number | null;
+  /** Text, as it comes inside JSON. */
+  next_time: string;
+}
+
 export interface PipelineRow {
   name: string;
   description: string;
@@ -178,6 +193,7 @@ export interface PipelineRow {
   update_time: Date;
   /** The stages in order, as one JSON array. */
   stages: StageRow[];
+  schedules: ScheduleRow[];
 }
 
 function decodeStage(row: StageRow): Stage {
@@ -202,6 +218,21 @@ function decodeStage(row: StageRow): Stage {
   };
 }
 
+function decodeSchedule(row: ScheduleRow): Schedule {
+  return {
+    name: row.name,
+    cron: row.cron,
+    timeZone: row.time_zone,
+    repository: row.repository,
+    labels: row.labels,
+    input: row.input ?? undefined,
+    priority: row.priority,
+    concurrencyKey: row.concurrency_key,
+    maxAttempts: row.max_attempts ?? 0,
+    nextTime: new Date(row.next_time),
+  };
+}
+
 export function decodePipeline(row: PipelineRow): Pipeline {
   return {
     name: row.name,
@@ -214,5 +245,6 @@ export function decodePipeline(row: PipelineRow): Pipeline {
     createTime: row.create_time,
     updateTime: row.update_time,
     stages: row.stages.map(decodeStage),
+    schedules: row.schedules.map(decodeSchedule),
   };
 }

@@ -717,6 +717,29 @@ COMMENT ON COLUMN baton.run_history.waited IS 'For how long the run could have b
 
 COMMENT ON COLUMN baton.run_history.output IS 'The output of the run after the change.';
 
+CREATE TABLE baton.schedules (
+    pipeline text NOT NULL,
+    "position" integer NOT NULL,
+    name text NOT NULL,
+    cron text NOT NULL,
+    time_zone text NOT NULL,
+    repository text DEFAULT ''::text NOT NULL,
+    labels jsonb DEFAULT '{}'::jsonb NOT NULL,
+    input jsonb,
+    priority integer DEFAULT 0 NOT NULL,
+    concurrency_key text DEFAULT ''::text NOT NULL,
+    max_attempts integer,
+    next_time timestamp with time zone NOT NULL,
+    due_time timestamp with time zone NOT NULL,
+    CONSTRAINT schedules_input_is_an_object CHECK (((input IS NULL) OR (jsonb_typeof(input) = 'object'::text))),
+    CONSTRAINT schedules_labels_are_texts CHECK (((jsonb_typeof(labels) = 'object'::text) AND (NOT (labels @? '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT schedules_max_attempts_is_valid CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT schedules_name_is_valid CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,31}$'::text)),
+    CONSTRAINT schedules_priority_is_valid CHECK (((priority >= 0) AND (priority <= 9))),
+    CONSTRAINT schedules_repository_fits CHECK ((length(repository) <= 256)),
+    CONSTRAINT schedules_times_are_valid CHECK (((next_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (next_time < '10000-01-01 00:00:00+00'::timestamp with time zone) AND (due_time >= next_time)))
+);
+
 CREATE TABLE baton.stages (
     pipeline text NOT NULL,
     "position" integer NOT NULL,
@@ -909,6 +932,12 @@ ALTER TABLE ONLY baton.run_events_p0
 ALTER TABLE ONLY baton.runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY baton.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (pipeline, name);
+
+ALTER TABLE ONLY baton.schedules
+    ADD CONSTRAINT schedules_position_key UNIQUE (pipeline, "position");
+
 ALTER TABLE ONLY baton.stages
     ADD CONSTRAINT stages_pkey PRIMARY KEY (pipeline, name);
 
@@ -932,6 +961,8 @@ CREATE INDEX runs_end_idx ON baton.runs USING btree (end_time) WHERE (end_time I
 CREATE INDEX runs_lease_idx ON baton.runs USING btree (lease_expire_time) WHERE (lease_id IS NOT NULL);
 
 CREATE UNIQUE INDEX runs_request_id_key ON baton.runs USING btree (request_id) WHERE (request_id IS NOT NULL);
+
+CREATE INDEX schedules_due_idx ON baton.schedules USING btree (due_time);
 
 ALTER INDEX baton.run_events_pkey ATTACH PARTITION baton.run_events_default_pkey;
 
@@ -963,6 +994,9 @@ CREATE TRIGGER runs_status_time_on_update BEFORE UPDATE ON baton.runs FOR EACH R
 
 ALTER TABLE ONLY baton.pipeline_statuses
     ADD CONSTRAINT pipeline_statuses_pipeline_fkey FOREIGN KEY (pipeline) REFERENCES baton.pipelines(name) ON DELETE CASCADE;
+
+ALTER TABLE ONLY baton.schedules
+    ADD CONSTRAINT schedules_pipeline_fkey FOREIGN KEY (pipeline) REFERENCES baton.pipelines(name) ON DELETE CASCADE;
 
 ALTER TABLE ONLY baton.stages
     ADD CONSTRAINT stages_pipeline_fkey FOREIGN KEY (pipeline) REFERENCES baton.pipelines(name) ON DELETE CASCADE;

@@ -478,7 +478,7 @@ export const PipelineService: GenService<{
    * touches the pipeline; open runs meet it at their next step. The last writer wins.
    *
    * Errors, beside those of every call:
-   * - INVALID_ARGUMENT: also when statuses or stage names are not distinct.
+   * - INVALID_ARGUMENT: also when statuses, names of stages or names of schedules are not distinct.
    * - PIPELINE_IN_USE (FAILED_PRECONDITION): open runs are in a status that the new definition lacks. Nothing
    *   was changed. Keep the status until they have left it.
    *
@@ -516,8 +516,9 @@ export const PipelineService: GenService<{
     output: typeof ListPipelinesResponseSchema;
   },
   /**
-   * Removes a pipeline that has no open runs. Runs that have ended stay readable, with their events, but
-   * cannot be retried until a pipeline of that name is put again; then `generation` restarts at 1.
+   * Removes a pipeline that has no open runs, with its schedules. Runs that have ended stay readable, with
+   * their events, but cannot be retried until a pipeline of that name is put again; then `generation` restarts
+   * at 1.
    *
    * Errors, beside those of every call:
    * - PIPELINE_NOT_FOUND (NOT_FOUND): after a lost reply, take this for success.
@@ -532,9 +533,9 @@ export const PipelineService: GenService<{
   },
   /**
    * Stops claims of a whole pipeline or of one stage: ClaimNext gets empty answers and waits on. Creates go
-   * on, and claimed runs are worked on to the end of their stage. No run changes and no event is written. The
-   * switch of the pipeline and those of its stages are independent: a stage gives out runs when neither is
-   * set.
+   * on, those of schedules too, and claimed runs are worked on to the end of their stage. No run changes and
+   * no event is written. The switch of the pipeline and those of its stages are independent: a stage gives out
+   * runs when neither is set.
    *
    * Errors, beside those of every call: PIPELINE_NOT_FOUND and STAGE_NOT_FOUND (NOT_FOUND). Idempotent:
    * pausing what is paused succeeds.

@@ -76,6 +76,7 @@ export type Run = Message<"baton.v1.Run"> & {
 
   /**
    * Labels to select runs by. From CreateRun; at most 32, keys of 1-63 and values of at most 256 characters.
+   * A run of a schedule has the schedule's and `baton.schedule` with its name.
    *
    * @generated from field: map<string, string> labels = 7;
    */
@@ -238,7 +239,8 @@ export type Run = Message<"baton.v1.Run"> & {
 
   /**
    * The client's own name for the creation, unique in the whole database. From CreateRun; at most 128
-   * printable ASCII characters, empty when it gave none.
+   * printable ASCII characters, empty when it gave none. Of a run of a schedule: the name of its tick, see
+   * Schedule.
    *
    * @generated from field: string request_id = 27;
    */

@@ -1,9 +1,11 @@
 import { create } from '@bufbuild/protobuf';
 import {
   PipelineSchema,
+  ScheduleSchema,
   StageSchema,
   type Backoff as ProtoBackoff,
   type Pipeline as ProtoPipeline,
+  type Schedule as ProtoSchedule,
   type Stage as ProtoStage,
 } from '../../../gen/baton/v1/pipeline_pb.js';
 import {
@@ -15,7 +17,16 @@ import {
   type Stage,
   type StageDefinition,
 } from '../../run/pipeline.js';
-import { dateToTimestamp, durationToMs, finite, msToDuration, optionalFinite } from './values.js';
+import { SCHEDULE_DEFAULTS, type Schedule, type ScheduleDefinition } from '../../run/schedule.js';
+import {
+  dateToTimestamp,
+  durationToMs,
+  finite,
+  jsonToStruct,
+  msToDuration,
+  optionalFinite,
+  structToJson,
+} from './values.js';
 import { at, type Violations } from './violations.js';
 
 /** A definition with every default filled in. What PutPipeline ignores (paused, generation, times) is left out. */
@@ -32,6 +43,9 @@ export function pipelineFromProto(
     canceledStatus: pipeline.canceledStatus || PIPELINE_DEFAULTS.canceledStatus,
     stages: pipeline.stages.map((stage, index) =>
       stageFromProto(stage, at(field, `stages[${index}]`), violations),
+    ),
+    schedules: pipeline.schedules.map((schedule, index) =>
+      scheduleFromProto(schedule, at(field, `schedules[${index}]`), violations),
     ),
   };
 }
@@ -63,6 +77,26 @@ function backoffFromProto(backoff: ProtoBackoff | undefined, field: string, viol
   };
 }
 
+/** What PutPipeline ignores (next_time) is left out. */
+function scheduleFromProto(
+  schedule: ProtoSchedule,
+  field: string,
+  violations: Violations,
+): ScheduleDefinition {
+  const { name, cron, repository, labels, priority, concurrencyKey, maxAttempts } = schedule;
+  return {
+    name,
+    cron,
+    timeZone: schedule.timeZone || SCHEDULE_DEFAULTS.timeZone,
+    repository,
+    labels,
+    input: structToJson(schedule.input, at(field, 'input'), violations),
+    priority,
+    concurrencyKey,
+    maxAttempts,
+  };
+}
+
 export function pipelineToProto(pipeline: Pipeline): ProtoPipeline {
   return create(PipelineSchema, {
     name: pipeline.name,
@@ -75,6 +109,23 @@ export function pipelineToProto(pipeline: Pipeline): ProtoPipeline {
     generation: pipeline.generation,
     createTime: dateToTimestamp(pipeline.createTime),
     updateTime: dateToTimestamp(pipeline.updateTime),
+    schedules: pipeline.schedules.map(scheduleToProto),
+  });
+}
+
+function scheduleToProto(schedule: Schedule): ProtoSchedule {
+  const { name, cron, timeZone, repository, labels, priority, concurrencyKey, maxAttempts } = schedule;
+  return create(ScheduleSchema, {
+    name,
+    cron,
+    timeZone,
+    repository,
+    labels,
+    input: jsonToStruct(schedule.input),
+    priority,
+    concurrencyKey,
+    maxAttempts,
+    nextTime: dateToTimestamp(schedule.nextTime),
   });
 }
 

@@ -7,7 +7,9 @@ select
   p.name, p.description, p.initial_status, p.error_status, p.canceled_status, p.paused, p.generation, p.create_time,
   p.update_time,
   (select coalesce(jsonb_agg(to_jsonb(s) order by s.position), '[]')
-   from baton.stages s where s.pipeline = p.name) as stages
+   from baton.stages s where s.pipeline = p.name) as stages,
+  (select coalesce(jsonb_agg(to_jsonb(s) order by s.position), '[]')
+   from baton.schedules s where s.pipeline = p.name) as schedules
 from baton.pipelines p`;
 
 export async function getPipeline(db: Queryable, name: string): Promise<Pipeline | undefined> {

@@ -10,9 +10,7 @@ const WORKER = 'dist/src/client/worker.js';
 const STOPS = 'a stop lets handlers finish, and claims nothing meanwhile';
 const BUSY = 'a busy worker makes one round trip for each run';
 
-type Broken = Pick<Mutant, 'name' | 'edits' | 'caughtBy'>;
-
-const BROKEN: readonly Broken[] = [
+const BROKEN: readonly Omit<Mutant, 'testFile'>[] = [
   {
     name: 'no renewal',
     edits: [edit(RENEWALS, 'isUrgent(held) ? 0 : held.lease.renewMs', 'isUrgent(held) ? 0 : Infinity')],

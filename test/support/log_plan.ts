@@ -53,7 +53,7 @@ async function plansOf(pool: Pool, work: (db: Queryable) => Promise<unknown>): P
 export async function rowsVisited(
   pool: Pool,
   work: (db: Queryable) => Promise<unknown>,
-  table: 'runs' | 'run_events' = 'runs',
+  table = 'runs',
 ): Promise<number> {
   return (await plansOf(pool, work)).reduce((sum, plan) => sum + rowsIn(plan, table), 0);
 }

@@ -20,6 +20,7 @@ import { PIPELINE } from './baton_calls.js';
 const definition: PipelineDefinition = {
   ...PIPELINE,
   description: '',
+  schedules: [],
   stages: [
     {
       ...STAGE_DEFAULTS,

@@ -717,29 +717,6 @@ COMMENT ON COLUMN baton.run_history.waited IS 'For how long the run could have b
 
 COMMENT ON COLUMN baton.run_history.output IS 'The output of the run after the change.';
 
-CREATE TABLE baton.schedules (
-    pipeline text NOT NULL,
-    "position" integer NOT NULL,
-    name text NOT NULL,
-    cron text NOT NULL,
-    time_zone text NOT NULL,
-    repository text DEFAULT ''::text NOT NULL,
-    labels jsonb DEFAULT '{}'::jsonb NOT NULL,
-    input jsonb,
-    priority integer DEFAULT 0 NOT NULL,
-    concurrency_key text DEFAULT ''::text NOT NULL,
-    max_attempts integer,
-    next_time timestamp with time zone NOT NULL,
-    due_time timestamp with time zone NOT NULL,
-    CONSTRAINT schedules_input_is_an_object CHECK (((input IS NULL) OR (jsonb_typeof(input) = 'object'::text))),
-    CONSTRAINT schedules_labels_are_texts CHECK (((jsonb_typeof(labels) = 'object'::text) AND (NOT (labels @? '$.*?(@.type() != "string")'::jsonpath)))),
-    CONSTRAINT schedules_max_attempts_is_valid CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
-    CONSTRAINT schedules_name_is_valid CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,31}$'::text)),
-    CONSTRAINT schedules_priority_is_valid CHECK (((priority >= 0) AND (priority <= 9))),
-    CONSTRAINT schedules_repository_fits CHECK ((length(repository) <= 256)),
-    CONSTRAINT schedules_times_are_valid CHECK (((next_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (next_time < '10000-01-01 00:00:00+00'::timestamp with time zone) AND (due_time >= next_time)))
-);
-
 CREATE TABLE baton.stages (
     pipeline text NOT NULL,
     "position" integer NOT NULL,
@@ -848,6 +825,29 @@ COMMENT ON COLUMN baton.run_overview.update_time IS 'When it was changed last, i
 COMMENT ON COLUMN baton.run_overview.start_time IS 'When it was claimed for the first time.';
 
 COMMENT ON COLUMN baton.run_overview.end_time IS 'When it ended; null while it is open.';
+
+CREATE TABLE baton.schedules (
+    pipeline text NOT NULL,
+    "position" integer NOT NULL,
+    name text NOT NULL,
+    cron text NOT NULL,
+    time_zone text NOT NULL,
+    repository text DEFAULT ''::text NOT NULL,
+    labels jsonb DEFAULT '{}'::jsonb NOT NULL,
+    input jsonb,
+    priority integer DEFAULT 0 NOT NULL,
+    concurrency_key text DEFAULT ''::text NOT NULL,
+    max_attempts integer,
+    next_time timestamp with time zone NOT NULL,
+    due_time timestamp with time zone NOT NULL,
+    CONSTRAINT schedules_input_is_an_object CHECK (((input IS NULL) OR (jsonb_typeof(input) = 'object'::text))),
+    CONSTRAINT schedules_labels_are_texts CHECK (((jsonb_typeof(labels) = 'object'::text) AND (NOT (labels @? '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT schedules_max_attempts_is_valid CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT schedules_name_is_valid CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,31}$'::text)),
+    CONSTRAINT schedules_priority_is_valid CHECK (((priority >= 0) AND (priority <= 9))),
+    CONSTRAINT schedules_repository_fits CHECK ((length(repository) <= 256)),
+    CONSTRAINT schedules_times_are_valid CHECK (((next_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (next_time < '10000-01-01 00:00:00+00'::timestamp with time zone) AND (due_time >= next_time)))
+);
 
 CREATE VIEW baton.stage_overview AS
  SELECT s.pipeline,

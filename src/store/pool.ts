@@ -14,6 +14,8 @@ export interface Statement {
 
 /** Where a statement can run: on any connection of the pool, or on the one of a transaction. */
 export interface Queryable {
+  /** Whether each statement is a transaction by itself. */
+  readonly commits: boolean;
   /**
    * Runs one statement and returns its rows.
    * @throws BatonError DATABASE_UNAVAILABLE when there is no connection; `pg.DatabaseError` when the statement fails
@@ -165,6 +167,7 @@ export function createPool(options: PoolOptions): Pool {
     };
     client.on('error', onError);
     const session: Session = {
+      commits: false,
       async query<Row extends pg.QueryResultRow>(
         statement: string | Statement,
         values?: unknown[],
@@ -190,6 +193,7 @@ export function createPool(options: PoolOptions): Pool {
   };
 
   return {
+    commits: true,
     async query(statement, values) {
       const session = await checkOut();
       try {
@@ -227,7 +231,7 @@ export function createPool(options: PoolOptions): Pool {
         await end();
         throw error;
       }
-      return { query: (statement, values) => session.query(statement, values), end };
+      return { commits: false, query: (statement, values) => session.query(statement, values), end };
     },
     get size() {
       return pool.totalCount;

@@ -97,6 +97,31 @@ $$;
 
 COMMENT ON FUNCTION baton.create_run(pipeline text, repository text, labels jsonb, input jsonb, priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer, request_id text, trace_parent text) IS 'Creates a run in this transaction and returns its id. The parameters mean what CreateRun of the API says.';
 
+CREATE FUNCTION baton.event_type_of(old_status text, old_stage text, old_state baton.run_state, old_cancel_requested boolean, old_attempt integer, new_status text, new_stage text, new_state baton.run_state, new_cancel_requested boolean, new_attempt integer, new_error_code text) RETURNS baton.event_type
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select case
+      when old_status is null then 'CREATED'::baton.event_type
+      when new_status = old_status and new_stage = old_stage then
+        case when new_cancel_requested and not old_cancel_requested then 'CANCEL_REQUESTED'::baton.event_type
+        else 'UPDATED'::baton.event_type end
+      when new_state = 'SUCCEEDED' then 'SUCCEEDED'::baton.event_type
+      when new_state = 'FAILED' then 'FAILED'::baton.event_type
+      when new_state = 'CANCELED' then 'CANCELED'::baton.event_type
+      when new_state = 'ACTIVE' then
+        case when old_state = 'PENDING' then 'CLAIMED'::baton.event_type else 'UPDATED'::baton.event_type end
+      when old_state = 'ACTIVE' then
+        case
+          when new_stage <> old_stage then 'STAGE_COMPLETED'::baton.event_type
+          when new_attempt < old_attempt then 'RELEASED'::baton.event_type
+          when new_error_code in ('LEASE_EXPIRED', 'ATTEMPT_TIMED_OUT') then 'LEASE_EXPIRED'::baton.event_type
+          else 'RETRY_SCHEDULED'::baton.event_type
+        end
+      when old_state = 'PENDING' then 'UPDATED'::baton.event_type
+      else 'RETRIED'::baton.event_type
+    end
+  $$;
+
 CREATE FUNCTION baton.input_violation(input jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     AS $_$
@@ -182,7 +207,8 @@ CREATE TABLE baton.runs (
     CONSTRAINT runs_progress_is_valid CHECK (((progress >= (0)::double precision) AND (progress <= (1)::double precision))),
     CONSTRAINT runs_repository_fits CHECK ((length(repository) <= 256)),
     CONSTRAINT runs_schedule_time_is_valid CHECK (((schedule_time >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (schedule_time < '10000-01-01 00:00:00+00'::timestamp with time zone)))
-);
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.05', autovacuum_analyze_threshold='2000', autovacuum_vacuum_cost_delay='0');
 
 CREATE FUNCTION baton.is_request_of(run baton.runs, pipeline text, repository text, labels jsonb, input jsonb, priority integer, schedule_time timestamp with time zone, concurrency_key text, max_attempts integer) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -271,6 +297,33 @@ begin
 end
 $_$;
 
+CREATE FUNCTION baton.runs_append_created() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  -- A statement that found nothing to do has nothing to tell either.
+  if not exists (select from new_runs) then return null; end if;
+  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
+  insert into baton.run_events (
+    revision, type, previous_status, previous_stage, previous_state,
+    run_id, pipeline, stage, status, state, repository, labels, output, error_code, error_message, priority,
+    concurrency_key, attempt, attempts_allowed, worker_id, lease_id, lease_expire_time, schedule_time,
+    cancel_requested, progress, status_message, checkpoint, version, create_time, update_time, start_time, end_time,
+    request_id, trace_parent, waited
+  )
+  select
+    pg_catalog.nextval('baton.revision'), 'CREATED', '', '', null,
+    n.id, n.pipeline, n.stage, n.status, n.state, n.repository, n.labels, n.output, n.error_code,
+    n.error_message, n.priority, n.concurrency_key, n.attempt, n.attempts_allowed, n.worker_id,
+    n.lease_id, n.lease_expire_time, n.schedule_time, n.cancel_requested, n.progress, n.status_message, n.checkpoint,
+    n.version, n.create_time, n.update_time, n.start_time, n.end_time, n.request_id, n.trace_parent, null
+  from new_runs n;
+  perform pg_catalog.pg_notify('baton_log', '');
+  return null;
+end
+$$;
+
 CREATE FUNCTION baton.runs_append_event() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -281,26 +334,12 @@ declare
 begin
   if inserted then
     kind := 'CREATED';
-  elsif new.status = old.status and new.stage = old.stage then
-    kind := case when new.cancel_requested and not old.cancel_requested then 'CANCEL_REQUESTED' else 'UPDATED' end;
-  elsif new.state not in ('PENDING', 'ACTIVE') then
-    kind := new.state::text::baton.event_type;
-  elsif new.state = 'ACTIVE' then
-    kind := case when old.state = 'PENDING' then 'CLAIMED' else 'UPDATED' end;
-  elsif old.state = 'ACTIVE' then
-    kind := case
-      when new.stage <> old.stage then 'STAGE_COMPLETED'
-      when new.attempt < old.attempt then 'RELEASED'
-      when new.error_code in ('LEASE_EXPIRED', 'ATTEMPT_TIMED_OUT') then 'LEASE_EXPIRED'
-      else 'RETRY_SCHEDULED'
-    end;
-  elsif old.state = 'PENDING' then
-    kind := 'UPDATED';
   else
-    kind := 'RETRIED';
+    kind := baton.event_type_of(
+      old.status, old.stage, old.state, old.cancel_requested, old.attempt,
+      new.status, new.stage, new.state, new.cancel_requested, new.attempt, new.error_code);
   end if;
 
-  -- From here to the commit: 0001 says why.
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,
@@ -322,6 +361,41 @@ begin
     case when kind = 'CLAIMED' then greatest(new.update_time - old.claimable_time, interval '0') end
   );
   -- A doorbell without contents: listeners read the log. Many in one transaction are delivered as one.
+  perform pg_catalog.pg_notify('baton_log', '');
+  return null;
+end
+$$;
+
+CREATE FUNCTION baton.runs_append_updated() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  if not exists (select from new_runs) then return null; end if;
+  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
+  insert into baton.run_events (
+    revision, type, previous_status, previous_stage, previous_state,
+    run_id, pipeline, stage, status, state, repository, labels, output, error_code, error_message, priority,
+    concurrency_key, attempt, attempts_allowed, worker_id, lease_id, lease_expire_time, schedule_time,
+    cancel_requested, progress, status_message, checkpoint, version, create_time, update_time, start_time, end_time,
+    request_id, trace_parent, waited
+  )
+  select
+    pg_catalog.nextval('baton.revision'), t.type, o.status, o.stage, o.state,
+    n.id, n.pipeline, n.stage, n.status, n.state, n.repository, n.labels, n.output, n.error_code,
+    n.error_message, n.priority, n.concurrency_key, n.attempt, n.attempts_allowed, n.worker_id,
+    coalesce(n.lease_id, o.lease_id), n.lease_expire_time, n.schedule_time, n.cancel_requested, n.progress,
+    n.status_message, n.checkpoint, n.version, n.create_time, n.update_time, n.start_time, n.end_time, n.request_id,
+    n.trace_parent,
+    case when t.type = 'CLAIMED' then greatest(n.update_time - o.claimable_time, interval '0') end
+  from new_runs n
+  join old_runs o on o.id = n.id
+  cross join lateral (
+    select baton.event_type_of(
+      o.status, o.stage, o.state, o.cancel_requested, o.attempt,
+      n.status, n.stage, n.state, n.cancel_requested, n.attempt, n.error_code) as type
+  ) t
+  where n.version <> o.version;
   perform pg_catalog.pg_notify('baton_log', '');
   return null;
 end
@@ -972,9 +1046,13 @@ ALTER INDEX baton.run_events_pkey ATTACH PARTITION baton.run_events_p0_pkey;
 
 ALTER INDEX baton.run_events_run_idx ATTACH PARTITION baton.run_events_p0_run_id_version_idx;
 
-CREATE CONSTRAINT TRIGGER runs_append_event_on_insert AFTER INSERT ON baton.runs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION baton.runs_append_event();
+CREATE TRIGGER runs_append_created AFTER INSERT ON baton.runs REFERENCING NEW TABLE AS new_runs FOR EACH STATEMENT WHEN ((current_setting('baton.append'::text, true) = 'statement'::text)) EXECUTE FUNCTION baton.runs_append_created();
 
-CREATE CONSTRAINT TRIGGER runs_append_event_on_update AFTER UPDATE ON baton.runs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.version <> old.version)) EXECUTE FUNCTION baton.runs_append_event();
+CREATE CONSTRAINT TRIGGER runs_append_event_on_insert AFTER INSERT ON baton.runs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text)) EXECUTE FUNCTION baton.runs_append_event();
+
+CREATE CONSTRAINT TRIGGER runs_append_event_on_update AFTER UPDATE ON baton.runs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((new.version <> old.version) AND (current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text))) EXECUTE FUNCTION baton.runs_append_event();
+
+CREATE TRIGGER runs_append_updated AFTER UPDATE ON baton.runs REFERENCING OLD TABLE AS old_runs NEW TABLE AS new_runs FOR EACH STATEMENT WHEN ((current_setting('baton.append'::text, true) = 'statement'::text)) EXECUTE FUNCTION baton.runs_append_updated();
 
 CREATE TRIGGER runs_are_not_truncated BEFORE TRUNCATE ON baton.runs FOR EACH STATEMENT EXECUTE FUNCTION baton.runs_refuse_truncate();
 

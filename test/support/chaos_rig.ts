@@ -30,6 +30,7 @@ export class DeafClock implements Clock {
 
 /** A database whose next answer to a certain statement is held back, so that something can happen meanwhile. */
 export class GatedDb implements Queryable {
+  readonly commits = true;
   readonly #db: Queryable;
   #gate: { readonly pattern: RegExp; readonly reached: Signal; readonly open: Signal } | undefined;
 

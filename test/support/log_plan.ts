@@ -28,6 +28,7 @@ async function plansOf(pool: Pool, work: (db: Queryable) => Promise<unknown>): P
   const plans: PlanNode[] = [];
   const explained = pool.transaction(async (tx) => {
     await work({
+      commits: false,
       async query(statement, values) {
         const text = typeof statement === 'string' ? statement : statement.text;
         const [row] = await tx.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(

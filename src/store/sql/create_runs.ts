@@ -1,4 +1,5 @@
 import type { Run } from '../../run/run.js';
+import { appendBy, appendMode } from '../append_sql.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
@@ -27,6 +28,7 @@ export interface NewRun {
 const SQL = {
   name: 'create_runs',
   text: `
+with ${appendBy('$14')}
 insert into baton.runs (
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent
@@ -34,7 +36,7 @@ insert into baton.runs (
 select
   i.id, i.pipeline, i.repository, i.labels::jsonb, i.input::jsonb, i.priority, i.schedule_time, i.concurrency_key,
   nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent
-from unnest(
+from append cross join unnest(
   $1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::int[], $9::text[],
   $10::bytea[], $11::text[], $12::uuid[]
 ) with ordinality as i (
@@ -83,6 +85,7 @@ export async function createRuns(
     runs.map((run) => run.traceParent),
     runs.map((run) => run.id),
     allOrNothing,
+    appendMode(db),
   ]);
   return new Map(rows.map((row) => [row.id, decodeRun(row)]));
 }

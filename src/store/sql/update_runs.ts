@@ -1,4 +1,5 @@
 import type { Run } from '../../run/run.js';
+import { appendBy, appendMode } from '../append_sql.js';
 import { FOR_UPDATE, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
@@ -18,7 +19,7 @@ export const RETRY_DELAY_MS = `(
 const sql = (onLocked: OnLocked): Statement => ({
   name: `update_runs_${onLocked}`,
   text: `
-with item as materialized (
+with ${appendBy('$13')}, item as materialized (
   select i.*
   from unnest(
     $1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::float8[],
@@ -94,7 +95,7 @@ update baton.runs r set
       then greatest(r.lease_expire_time, plan.renewed_to)
     else r.lease_expire_time
   end
-from plan
+from append cross join plan
 where r.id = plan.run_id and plan.action is not null
   and (plan.error_code is null or plan.action in ('RETRY', 'FAIL'))
   and (plan.output is null or plan.action in ('COMPLETE', 'PROGRESS', 'RETRY', 'FAIL'))
@@ -164,6 +165,7 @@ export async function updateRuns(
     updates.map((update) => update.progress ?? null),
     updates.map((update) => update.statusMessage ?? null),
     updates.map((update) => update.checkpoint ?? null),
+    appendMode(db),
   ]);
   const runs: (Run | undefined)[] = updates.map(() => undefined);
   for (const row of rows) runs[Number(row.position) - 1] = decodeRun(row);

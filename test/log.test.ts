@@ -13,6 +13,7 @@ import { LOG_MUTANTS } from './mutants/log.js';
 import { describeOnEveryPostgres } from './support/database.js';
 import {
   checkCommitOrder,
+  checkCommitOrderOfStatements,
   checkDoorbell,
   checkIdleWriterHidesNothing,
   checkPlainSqlIsWatched,
@@ -121,6 +122,11 @@ describeOnEveryPostgres('the log', (open) => {
   );
 
   void test('a commit cannot be overtaken between its revision and its end', fresh(open, checkCommitOrder));
+
+  void test(
+    'nor can that of a statement of the server, which appends its events by itself',
+    fresh(open, checkCommitOrderOfStatements),
+  );
 
   void test(
     'a transaction that wrote runs and idles blocks nobody and is seen at its commit',

@@ -2,6 +2,7 @@ import type { Queryable } from '../../src/store/pool.js';
 import type { TestDatabase } from '../support/database.js';
 import {
   checkCommitOrder,
+  checkCommitOrderOfStatements,
   checkDoorbell,
   checkIdleWriterHidesNothing,
   checkPlainSqlIsWatched,
@@ -40,6 +41,18 @@ export const LOG_MUTANTS: readonly LogMutant[] = [
     breaks: 'revisions follow the order of commits',
     apply: rewrite(append, [LOCK, '']),
     caughtBy: checkCommitOrder,
+  },
+  {
+    name: 'no_lock_for_created',
+    breaks: 'revisions follow the order of commits, for the statements of the server too',
+    apply: rewrite('baton.runs_append_created', [LOCK, '']),
+    caughtBy: checkCommitOrderOfStatements,
+  },
+  {
+    name: 'no_lock_for_updated',
+    breaks: 'revisions follow the order of commits, for the statements of the server too',
+    apply: rewrite('baton.runs_append_updated', [LOCK, '']),
+    caughtBy: checkCommitOrderOfStatements,
   },
   {
     name: 'number_before_lock',

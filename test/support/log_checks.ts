@@ -4,7 +4,8 @@ import type { RunEvent } from '../../src/run/run.js';
 import type { TestDatabase } from './database.js';
 import { Oracle } from './log_oracle.js';
 import { BellReader, TailingReader } from './log_reader.js';
-import { backendPid, create, insertBySql, must, waitingForLock } from './log_runs.js';
+import { updateRuns } from '../../src/store/sql/update_runs.js';
+import { claim, create, insertBySql, must, report, waitingForLock } from './log_runs.js';
 import { assertSameSequence, assertWellFormed, changeOf } from './log_verify.js';
 import { waitFor, within } from './wait.js';
 
@@ -20,49 +21,108 @@ begin
   perform pg_advisory_unlock_shared(${GATE});
   return null;
 end $$;
-create constraint trigger zz_gate after insert on baton.runs deferrable initially deferred
-  for each row when (new.repository = 'gated') execute function baton.test_gate()`;
+create constraint trigger zz_gate after insert or update on baton.runs deferrable initially deferred
+  for each row when (new.repository = 'gated' and new.worker_id = '' or new.progress > 0 and new.repository = 'gated') execute function baton.test_gate()`;
+
+interface TwoWriters {
+  /** Its commit stands at the gate, after its first revision. */
+  readonly slow: () => Promise<unknown>;
+  readonly quick: () => Promise<unknown>;
+  /** The slow one once more, at the end. */
+  readonly again: () => Promise<unknown>;
+}
 
 /**
  * One commit is held up between its first revision and its end, while another writer tries to overtake it: exactly
  * what happens by chance to a server under load. The order of revisions has to be the order of commits.
  */
-export async function checkCommitOrder(db: TestDatabase): Promise<void> {
-  await db.pool.query(GATE_TRIGGER);
-  const [slow, quick, keeper] = [await db.connect(), await db.connect(), await db.connect()];
-  const quickPid = await backendPid(quick);
+async function checkOrderOf(
+  db: TestDatabase,
+  { slow, quick, again }: TwoWriters,
+  changed: number,
+): Promise<void> {
+  const keeper = await db.connect();
   const oracle = await Oracle.open(db);
   try {
     const reader = await TailingReader.atHead(db.pool);
+    const before = reader.cursor;
     await keeper.query(`select pg_advisory_lock(${GATE})`);
-    await slow.query('begin');
-    await insertBySql(slow, 'gated');
-    await insertBySql(slow, 'second of the same commit');
-    const slowDone = slow.query('commit');
+    const slowDone = slow();
     await waitFor(async () => (await waitingForLock(db.pool)).length > 0, 'a commit to stand at the gate');
     let overtook = false;
-    const quickDone = insertBySql(quick, 'quick').then(() => {
+    const quickDone = quick().then(() => {
       overtook = true;
     });
     await waitFor(
-      async () => overtook || (await waitingForLock(db.pool)).includes(quickPid),
+      async () => overtook || (await waitingForLock(db.pool)).length > 1,
       'the other writer to commit or to wait its turn',
     );
     await reader.drain();
     await keeper.query(`select pg_advisory_unlock(${GATE})`);
     await within(Promise.all([slowDone, quickDone]), 'both commits');
     // A session that kept numbers back would use them now.
-    await insertBySql(slow, 'slow again');
+    await again();
     await reader.drain();
-    const stored = new TailingReader(db.pool);
+    const stored = new TailingReader(db.pool, before);
     await stored.drain();
     const { changes } = await oracle.read();
-    assert.equal(changes.length, 4);
+    assert.equal(changes.length, changed);
     assertSameSequence(stored.seen.map(changeOf), changes, 'the log against the order of commits');
     assertSameSequence(reader.seen, stored.seen, 'what the reader saw against the log');
   } finally {
     await oracle.close();
   }
+}
+
+/** The order of commits of plain SQL, in transactions of several statements. */
+export async function checkCommitOrder(db: TestDatabase): Promise<void> {
+  await db.pool.query(GATE_TRIGGER);
+  const [slow, quick] = [await db.connect(), await db.connect()];
+  await checkOrderOf(
+    db,
+    {
+      async slow() {
+        await slow.query('begin');
+        await insertBySql(slow, 'gated');
+        await insertBySql(slow, 'second of the same commit');
+        await slow.query('commit');
+      },
+      quick: () => insertBySql(quick, 'quick'),
+      again: () => insertBySql(slow, 'slow again'),
+    },
+    4,
+  );
+}
+
+/** The same of the server's own statements, which append their events by themselves. */
+export async function checkCommitOrderOfStatements(db: TestDatabase): Promise<void> {
+  await db.pool.query(GATE_TRIGGER);
+  await checkOrderOf(
+    db,
+    {
+      slow: () => create(db.pool, { repository: 'gated' }, { repository: 'second of the same commit' }),
+      quick: () => create(db.pool, { repository: 'quick' }),
+      again: () => create(db.pool, { repository: 'slow again' }),
+    },
+    4,
+  );
+  const held = await claim(db.pool, 'initialize', 4);
+  const progress = (at: number, ...repositories: string[]) =>
+    updateRuns(
+      db.pool,
+      held
+        .filter(({ run }) => repositories.includes(run.repository))
+        .map((item) => report(item, 'initializing', { progress: at })),
+    );
+  await checkOrderOf(
+    db,
+    {
+      slow: () => progress(0.1, 'gated', 'second of the same commit'),
+      quick: () => progress(0.1, 'quick'),
+      again: () => progress(0.2, 'second of the same commit'),
+    },
+    4,
+  );
 }
 
 /**

@@ -153,8 +153,3 @@ export async function waitingForLock(db: Queryable): Promise<number[]> {
   );
   return rows.map(({ pid }) => pid);
 }
-
-export async function backendPid(client: pg.Client): Promise<number> {
-  const result = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
-  return must(result.rows[0], 'a process id').pid;
-}

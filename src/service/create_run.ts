@@ -141,8 +141,7 @@ export class CreateRuns {
 
   constructor(pool: Pool) {
     this.#pool = pool;
-    const options: GroupCommitOptions<NewRun, Run> = {
-      name: 'CreateRun calls',
+    const options: Omit<GroupCommitOptions<NewRun, Run>, 'name'> = {
       limits: LIMITS.groups,
       weigh: (run) => run.input?.length ?? 0,
       keys: ({ requestId }) => (requestId === '' ? [] : [requestId]),
@@ -154,8 +153,8 @@ export class CreateRuns {
         return outcome;
       },
     };
-    this.plain = new GroupCommit(options);
-    this.named = new GroupCommit(options);
+    this.plain = new GroupCommit({ ...options, name: 'create_run' });
+    this.named = new GroupCommit({ ...options, name: 'create_run_with_request_id' });
   }
 
   async createRun(request: CreateRunRequest, call: CallContext): Promise<Run> {

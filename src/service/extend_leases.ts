@@ -39,7 +39,7 @@ function validate(request: ExtendLeasesRequest): (string | undefined)[] {
 /** All lease extensions of this server, merged. A lease that is not held any more comes out as undefined. */
 export function createExtendGroup(pool: Pool): GroupCommit<Extension, ExtendedLease | undefined> {
   return new GroupCommit<Extension, ExtendedLease | undefined>({
-    name: 'lease extensions',
+    name: 'extend_leases',
     limits: LIMITS.groups,
     weigh: (item) => item.checkpoint?.length ?? 0,
     keys: (item) => [item.runId],

@@ -9,6 +9,7 @@ import type { Listener } from '../watch/listener.js';
 import type { LogTail } from '../watch/tail.js';
 import type { JobService } from './api.js';
 import type { Claims } from './claims.js';
+import type { GroupCounts } from './group_commit.js';
 import type { Housekeeping } from './housekeeping.js';
 import type { Schedules } from './schedules.js';
 
@@ -110,6 +111,7 @@ export interface GaugeSources {
   readonly schedules: Schedules;
   readonly pools: { readonly calls: Pool; readonly watch: Pool };
   readonly counts: CallCounts;
+  readonly groups: readonly GroupCounts[];
   readonly database: DatabaseReading;
 }
 
@@ -120,6 +122,7 @@ export function serviceMetrics(sources: GaugeSources): Metric[] {
     ...logMetrics(sources),
     ...streamMetrics(sources),
     ...callMetrics(sources),
+    ...groupMetrics(sources),
     ...timerMetrics(sources),
   ];
 }
@@ -243,6 +246,46 @@ function timerMetrics({ housekeeping, schedules }: GaugeSources): Metric[] {
       'Ticks of schedules that this server could not make and put off.',
       () => schedules.failures,
     ),
+  ];
+}
+
+function groupMetrics({ groups }: GaugeSources): Metric[] {
+  const each = (read: (group: GroupCounts) => number) => () =>
+    groups.map((group) => ({ labels: { group: group.name }, value: read(group) }));
+  const labels = ['group'];
+  return [
+    {
+      ...gauge(
+        'baton_group_waiting',
+        'Items of merged calls that have not been answered, by group.',
+        each(({ waiting }) => waiting),
+      ),
+      labels,
+    },
+    {
+      ...counter(
+        'baton_group_commits_total',
+        'Transactions that were made for merged calls, by group.',
+        each(({ groups: sent }) => sent),
+      ),
+      labels,
+    },
+    {
+      ...counter(
+        'baton_group_items_total',
+        'Items that went into them: the ratio says how many share a commit.',
+        each(({ items }) => items),
+      ),
+      labels,
+    },
+    {
+      ...counter(
+        'baton_group_refused_total',
+        'Calls refused with OVERLOADED because too many waited already, by group.',
+        each(({ refused }) => refused),
+      ),
+      labels,
+    },
   ];
 }
 

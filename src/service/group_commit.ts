@@ -17,7 +17,7 @@ export interface GroupLimits {
 }
 
 export interface GroupCommitOptions<I, R> {
-  /** What is merged, for the error of a full queue and for the metrics. */
+  /** What is merged: a label of the metrics, and in the error of a full queue. */
   readonly name: string;
   readonly limits: GroupLimits;
   /** What an item costs to keep and to send, in whatever unit the limits are in. */
@@ -34,6 +34,12 @@ export interface GroupCommitOptions<I, R> {
   /** What was done for a caller that has gone away meanwhile. */
   onDropped?(result: R): void;
 }
+
+/** What is counted of a group, for the metrics. */
+export type GroupCounts = Pick<
+  GroupCommit<never, never>,
+  'name' | 'waiting' | 'groups' | 'items' | 'refused'
+>;
 
 interface Waiter<I, R> {
   readonly item: I;
@@ -143,7 +149,7 @@ export class GroupCommit<I, R> {
       this.#waiting + items <= limits.waitingItems && this.#weight + weight <= limits.waitingWeight;
     if (fits || this.#waiting === 0) return;
     this.refused += 1;
-    throw new BatonError('OVERLOADED', `too many ${name} wait for the database on this server`, {
+    throw new BatonError('OVERLOADED', `too many calls of ${name} wait for the database on this server`, {
       retryDelayMs: 1000,
     });
   }

@@ -129,6 +129,7 @@ export function createService({
       schedules,
       pools: { calls: pool, watch: watchPool },
       counts,
+      groups: [creates.plain, creates.named, updates, extensions],
       database: new DatabaseReading(watchPool, clock),
     }),
     jobs: counted(jobs, counts),

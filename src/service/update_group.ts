@@ -65,7 +65,7 @@ export function createUpdateGroup(
 ): GroupCommit<UpdateItem, Updated> {
   const parts = { claims, next };
   return new GroupCommit<UpdateItem, Updated>({
-    name: 'updates',
+    name: 'update_status',
     limits: LIMITS.groups,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,

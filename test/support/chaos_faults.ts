@@ -177,7 +177,8 @@ export class Faults {
   /** An orderly stop, which must not hang whatever else is broken; its streams end with a last token. */
   async #stopServer(): Promise<void> {
     const server = this.server();
-    if (!(await server.terminate())) this.problems.push('a server did not stop in time after SIGTERM');
+    if (!(await server.terminate()))
+      this.problems.push(`a server did not stop in time after SIGTERM: ${server.logged.slice(-2000)}`);
     await server.up();
   }
 

@@ -27,7 +27,6 @@ export class Comparison {
   readonly #books: Books;
   readonly #leases: LeaseWatch;
   readonly #findings: Findings;
-  readonly #wasCalm: (from: number, to: number) => boolean;
   readonly #log: LogIndex;
   /** Answers that were kept back after the change had been made. */
   readonly madeAndSwallowed = new Map<string, number>();
@@ -37,17 +36,10 @@ export class Comparison {
   /** Reports that a server's hand-back had made true before. */
   takenBackBefore = 0;
 
-  constructor(
-    log: readonly LogEvent[],
-    leases: LeaseWatch,
-    books: Books,
-    findings: Findings,
-    wasCalm: (from: number, to: number) => boolean,
-  ) {
+  constructor(log: readonly LogEvent[], leases: LeaseWatch, books: Books, findings: Findings) {
     this.#books = books;
     this.#leases = leases;
     this.#findings = findings;
-    this.#wasCalm = wasCalm;
     this.#log = new LogIndex(log);
   }
 
@@ -150,9 +142,9 @@ export class Comparison {
 
   /** While claims of a request_id live, its repetition gives them and no others. */
   #checkRemembered({ requestId, sends, answers }: ClaimIntent, made: readonly LogEvent[]): void {
-    const [first, repeat] = [sends[0], sends.at(-1)];
+    const repeat = sends.at(-1);
     const given = answers.at(-1);
-    if (first === undefined || repeat === undefined || first === repeat || given === undefined) return;
+    if (repeat === undefined || sends.length < 2 || given === undefined) return;
     const alive = made.filter((event) => {
       const leaseId = event.leaseId ?? '';
       const end = this.#log.endOf(leaseId);
@@ -169,8 +161,8 @@ export class Comparison {
         given.some((held) => held.leaseId === leaseId),
         () => `${requestId} holds run ${runId} and got ${given.map((held) => held.runId).join()}`,
       );
-    // A call that was stuck on its way may have looked before the others and claimed after them.
-    if (alive.length === 0 || !this.#wasCalm(first.at, repeat.endedAt)) return;
+    // What is held is of the first call then, which claims once: all that came later is of the second.
+    if (alive.length === 0 || sends.length !== 2) return;
     const anew = made.filter(({ appendMs }) => appendMs >= repeat.at);
     this.#findings.check(
       'a repeated claim takes no more while something is held',

@@ -62,7 +62,7 @@ export function buildReport(material: Material): WorkerReport {
   const { options, log, truth, leases, books, faults, generations } = material;
   const findings = new Findings();
   checkLog(log, leases, material.drainedAtMs, findings);
-  const comparison = new Comparison(log, leases, books, findings, (from, to) => faults.wasCalm(from, to));
+  const comparison = new Comparison(log, leases, books, findings);
   comparison.run();
   comparison.checkPuts(generations);
   const meaning = (answer: Answer): string =>

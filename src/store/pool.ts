@@ -80,6 +80,12 @@ const QUERY_TIMEOUT_MS = 30_000;
 /** Somebody's open transaction may hold a row for ever; a call must not hold a connection for as long. */
 const LOCK_TIMEOUT_MS = 3000;
 
+/**
+ * A process that stands still in the middle of a transaction would keep what it has locked for as long: a run, or a
+ * stage with limits. The database ends its session before that.
+ */
+const BEGIN = `begin; set local idle_in_transaction_session_timeout = '5s'`;
+
 const INT8 = 20;
 
 /** int8 as bigint: revisions and versions do not fit a number for ever. */
@@ -205,7 +211,7 @@ export function createPool(options: PoolOptions): Pool {
     async transaction(work) {
       const session = await checkOut();
       try {
-        await session.query('begin');
+        await session.query(BEGIN);
         const result = await work(session);
         await session.query('commit');
         return result;

@@ -136,7 +136,7 @@ export async function startServer(
       clock: systemClock,
       log,
     });
-    service.start();
+    await service.start();
     stopper.push(() => service.stop());
 
     const handlers = createHandlers(service.jobs, service.pipelines);

@@ -319,7 +319,7 @@ describeOnEveryPostgres('/metrics', (open) => {
       clock: systemClock,
       log: silent,
     });
-    service.start();
+    await service.start();
     try {
       const metrics = new Metrics({ metrics: service.metrics, log: silent });
       const watch = {

@@ -6,6 +6,7 @@ import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import { ErrorInfoSchema } from '../gen/google/rpc/error_details_pb.js';
 import { encodeResumeToken } from '../src/watch/resume_token.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
+import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 import { Watching } from './support/watching.js';
@@ -278,6 +279,10 @@ describeOnEveryPostgres('WatchRuns', (open) => {
       assert.equal(ConnectError.from(watch.error).code, code, after);
       assert.equal(reasonOf(watch.error), reason);
       assert.equal(watch.messages.length, 0);
+      if (reason === 'RESUME_TOKEN_FUTURE') {
+        const { metadata } = await failure(Promise.reject(watch.error));
+        assert.equal(metadata['head_revision'], '1');
+      }
     }
   });
 

@@ -2,6 +2,8 @@ import { LIMITS } from '../base/limits.js';
 import type { Queryable } from '../store/pool.js';
 import { getRun } from '../store/sql/get_run.js';
 import { listRunEvents as selectEvents } from '../store/sql/list_run_events.js';
+import { readHead } from '../store/sql/read_head.js';
+import { assertSameLog } from '../watch/resume_token.js';
 import type { ListRunEventsRequest, ListRunEventsResponse } from './api.js';
 import { runNotFound } from './get_run.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
@@ -17,8 +19,10 @@ export async function listRunEvents(
   found.uuid('run_id', request.runId);
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
-  const after = decodePageToken(request.pageToken, request.runId, isVersion) ?? '0';
-  const events = await selectEvents(db, request.runId, BigInt(after), pageSize, LIMITS.pageBytes);
+  const after = decodePageToken(request.pageToken, request.runId, isVersion);
+  const { epoch } = await readHead(db);
+  if (after?.epoch !== undefined) assertSameLog(after.epoch, epoch);
+  const events = await selectEvents(db, request.runId, BigInt(after?.key ?? 0), pageSize, LIMITS.pageBytes);
   const last = events.at(-1);
   if (last === undefined) {
     // A run always has an event, unless its history is older than what is kept.
@@ -28,5 +32,8 @@ export async function listRunEvents(
   // A page can be cut short by its bytes, so only the run's own version tells whether there is more.
   const run = await getRun(db, request.runId);
   const more = run === undefined ? events.length === pageSize : run.version > last.run.version;
-  return { events, nextPageToken: more ? encodePageToken(String(last.run.version), request.runId) : '' };
+  return {
+    events,
+    nextPageToken: more ? encodePageToken(String(last.run.version), request.runId, epoch) : '',
+  };
 }

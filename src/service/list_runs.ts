@@ -1,6 +1,6 @@
 import type { Queryable } from '../store/pool.js';
 import { listRuns as selectRuns } from '../store/sql/list_runs.js';
-import { encodeResumeToken } from '../watch/resume_token.js';
+import { assertSameLog, encodeResumeToken } from '../watch/resume_token.js';
 import type { ListRunsRequest, ListRunsResponse } from './api.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
 import { Violations } from './validate.js';
@@ -18,12 +18,13 @@ export async function listRuns(db: Queryable, request: ListRunsRequest): Promise
   found.throwIfAny();
   const before = decodePageToken(request.pageToken, request.filter, isUuid);
   // One more than asked for tells whether there is another page.
-  const page = await selectRuns(db, request.filter, before, pageSize + 1);
+  const page = await selectRuns(db, request.filter, before?.key, pageSize + 1);
+  if (before?.epoch !== undefined) assertSameLog(before.epoch, page.epoch);
   const runs = page.runs.slice(0, pageSize);
   const last = page.runs.length > pageSize ? runs.at(-1) : undefined;
   return {
     runs,
-    nextPageToken: last === undefined ? '' : encodePageToken(last.id, request.filter),
+    nextPageToken: last === undefined ? '' : encodePageToken(last.id, request.filter, page.epoch),
     revision: page.revision,
     resumeToken: encodeResumeToken({ epoch: page.epoch, revision: page.revision }),
   };

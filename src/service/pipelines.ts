@@ -155,7 +155,7 @@ export async function listPipelines(
   const found = new Violations();
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
-  const after = decodePageToken(request.pageToken, 'pipelines', isName) ?? '';
+  const after = decodePageToken(request.pageToken, 'pipelines', isName)?.key ?? '';
   const rows = await selectPipelines(pool, after, pageSize + 1);
   const pipelines = rows.slice(0, pageSize);
   const last = rows.length > pageSize ? pipelines.at(-1) : undefined;

@@ -5,6 +5,7 @@ import type { Metric } from '../base/metrics.js';
 import type { Pool } from '../store/pool.js';
 import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
+import { LogIdentity } from '../watch/identity.js';
 import { LogTail, readLogPage } from '../watch/tail.js';
 import type { JobService, PipelineService } from './api.js';
 import { batchUpdateStatus } from './batch_update_status.js';
@@ -48,7 +49,8 @@ export interface Service {
   readonly claims: Claims;
   /** What this service shows of itself. */
   readonly metrics: readonly Metric[];
-  start(): void;
+  /** Makes sure of the log's epoch, then begins. */
+  start(): Promise<void>;
   /** Answers what waits, ends the streams with a last token, and lets go of the database. */
   stop(): Promise<void>;
 }
@@ -68,15 +70,18 @@ export function createService({
 }: ServiceOptions): Service {
   const hub: Hub = new Hub({
     clock,
-    readPage: (after, payload) => readLogPage(watchPool, after, payload),
+    readPage: (after, payload, epoch) => readLogPage(watchPool, after, payload, epoch),
     onDemand: () => tail.ring(),
+    onForeign: () => tail.checkIdentity(),
     limits: streams,
   });
   const next = new NextRuns(clock);
   const claims: Claims = new Claims({ pool, next, clock, log, onWaiting: () => tail.ring() });
+  const identity = new LogIdentity(watchPool, log);
   const tail = new LogTail({
     db: watchPool,
     hub,
+    identity,
     clock,
     log,
     wantsWork: () => claims.waiting > 0,
@@ -114,7 +119,7 @@ export function createService({
     retryRun: (request) => retryRun(pool, request),
     retryRuns: (request, call) => retryRuns(pool, request, call),
     listRunEvents: (request) => listRunEvents(pool, request),
-    watchRuns: (request, call) => watchRuns(pool, hub, request, call),
+    watchRuns: (request, call) => watchRuns({ pool, hub, identity }, request, call),
   };
 
   return {
@@ -142,7 +147,8 @@ export function createService({
       resumePipeline: (request) => setPaused(pool, request, false),
       getStats: (pipeline) => stats.get(pipeline),
     },
-    start() {
+    async start() {
+      await identity.check();
       listener?.start();
       tail.start();
       housekeeping.start();

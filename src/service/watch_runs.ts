@@ -3,19 +3,26 @@ import { LIMITS } from '../base/limits.js';
 import type { RunFilter } from '../run/filter.js';
 import type { Pool } from '../store/pool.js';
 import { listRuns, type RunPage } from '../store/sql/list_runs.js';
+import { isLost } from '../store/sql/is_lost.js';
 import { readHead } from '../store/sql/read_head.js';
 import type { Hub } from '../watch/hub.js';
-import { resolveStart } from '../watch/resume_token.js';
+import type { LogIdentity } from '../watch/identity.js';
+import { assertNotLost, isToken, resolveStart } from '../watch/resume_token.js';
 import { StateStream } from '../watch/state_stream.js';
 import { UntilTerminal } from '../watch/until_terminal.js';
 import type { CallContext, WatchRunsRequest, WatchStream } from './api.js';
 import { runNotFound } from './get_run.js';
 import { Violations } from './validate.js';
 
+interface WatchSources {
+  readonly pool: Pool;
+  readonly hub: Hub;
+  readonly identity: LogIdentity;
+}
+
 /** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
 export async function watchRuns(
-  pool: Pool,
-  hub: Hub,
+  { pool, hub, identity }: WatchSources,
   request: WatchRunsRequest,
   call: CallContext,
 ): Promise<WatchStream> {
@@ -35,11 +42,14 @@ export async function watchRuns(
   if (request.untilTerminal) validateUntilTerminal(found, request.filter);
   found.throwIfAny();
 
+  // A token is compared with the log as it is in this moment, whatever has happened to the database since the last look.
+  if (isToken(request.after)) await identity.check();
   const head = await readHead(pool);
   const known = request.untilTerminal ? await knownRuns(pool, request.filter) : undefined;
   // From now: from the moment at which the runs were looked at, so that no end falls between the two.
   const start =
     known !== undefined && request.after === '' ? known.revision : resolveStart(request.after, head);
+  if (isToken(request.after)) assertNotLost(start, await isLost(pool, start));
   throwIfAborted(call.signal);
   const bookmarkMs = request.bookmarkIntervalMs === 0 ? LIMITS.bookmarkDefaultMs : request.bookmarkIntervalMs;
   const changes = hub.open(request.filter, request.includePayload, head.epoch, start, bookmarkMs);

@@ -56,6 +56,12 @@ async function addPartition(tx: Queryable, from: bigint, to: bigint): Promise<vo
   );
 }
 
+/** The least revision that can be given out: the head does not tell it before the first change behind a hole. */
+async function nextRevision(tx: Queryable, head: bigint): Promise<bigint> {
+  const [row] = await tx.query<{ last: bigint }>('select s.last_value as last from baton.revision s');
+  return row !== undefined && row.last > head ? row.last : head;
+}
+
 /**
  * Makes sure that there are `ahead` whole partitions of `size` revisions after the head.
  *
@@ -71,8 +77,11 @@ export async function extendLog(pool: Pool, size: bigint, ahead: number): Promis
     );
     const stray = row?.stray == null ? 0n : row.stray + DEFAULT_MARGIN;
     let from = last === undefined || stray > last.to ? stray : last.to;
+    // After a failover the next revision is far ahead, behind a hole that needs no partitions.
+    const next = await nextRevision(tx, revision);
+    if (next >= from) from += ((next - from) / size) * size;
     let made = 0;
-    for (; from < revision + size * BigInt(ahead); from += size) {
+    for (; from < next + size * BigInt(ahead); from += size) {
       await addPartition(tx, from, from + size);
       made += 1;
     }
@@ -87,6 +96,17 @@ from baton.run_events e
 where e.revision >= $1::bigint and e.revision < $2::bigint
 order by e.revision desc
 limit 1`;
+
+const BEHIND_HOLE = `
+select h.through_revision + 1 as revision
+from baton.log_holes h
+where h.after_revision < $1::bigint - 1 and h.through_revision > $1::bigint - 1`;
+
+/** The oldest revision is named in tokens by the one before it, which must not be one that was lost. */
+async function behindHole(tx: Queryable, oldest: bigint): Promise<bigint> {
+  const [row] = await tx.query<{ revision: bigint }>(BEHIND_HOLE, [oldest]);
+  return row?.revision ?? oldest;
+}
 
 /**
  * Publishes that history before some revision is gone: whole partitions that the head has left behind and whose last
@@ -106,6 +126,7 @@ export async function trimLog(pool: Pool, keepMs: number): Promise<bigint> {
       if (row?.old === false) break;
       if (to > oldest) oldest = to;
     }
+    oldest = await behindHole(tx, oldest);
     if (oldest > head.oldestRevision)
       await tx.query('update baton.log set oldest_revision = $1::bigint', [oldest]);
     return oldest;

@@ -19,9 +19,11 @@ interface Group extends View {
 export interface HubOptions {
   readonly clock: Clock;
   /** Reads one page of the log for a stream that catches up. */
-  readonly readPage: (after: bigint, payload: boolean) => Promise<LogPage>;
+  readonly readPage: (after: bigint, payload: boolean, epoch: string) => Promise<LogPage>;
   /** Told when the first live stream needs the tail to run. */
   readonly onDemand: () => void;
+  /** Told when a stream is of another log than the tail follows, which then has to look at what it has. */
+  readonly onForeign: () => void;
   readonly limits: StreamLimits;
 }
 
@@ -66,11 +68,12 @@ export class Hub implements Feed {
   #recentEvents = 0;
   #liveCount = 0;
   #livePayloadCount = 0;
-  #epoch = '';
   #stopping: BatonError | undefined;
   #sweepTimer: Timer | undefined;
   /** Everything up to here was published; undefined while nobody needs the log. */
   #position: bigint | undefined;
+  /** Of the log that the position is of; streams of another one never become live there. */
+  #positionEpoch: string | undefined;
 
   constructor(options: HubOptions) {
     this.#options = options;
@@ -82,6 +85,10 @@ export class Hub implements Feed {
 
   get position(): bigint | undefined {
     return this.#position;
+  }
+
+  get positionEpoch(): string | undefined {
+    return this.#positionEpoch;
   }
 
   get streamCount(): number {
@@ -130,7 +137,6 @@ export class Hub implements Feed {
         retryDelayMs: 5000,
       });
     }
-    this.#epoch = epoch;
     const key = JSON.stringify([filter, payload]);
     let group = this.#groups.get(key);
     if (group === undefined) {
@@ -216,6 +222,10 @@ export class Hub implements Feed {
     if (this.#position === undefined) {
       if (!atEnd) return false;
       this.#position = from;
+      this.#positionEpoch = subscription.epoch;
+    } else if (this.#positionEpoch !== undefined && this.#positionEpoch !== subscription.epoch) {
+      this.#options.onForeign();
+      return false;
     }
     const pages = this.#pagesAfter(from, subscription.view.payload);
     if (pages === undefined) return false;
@@ -238,13 +248,14 @@ export class Hub implements Feed {
     return payload && pages.some((page) => !page.payload) ? undefined : pages;
   }
 
-  readPage(after: bigint, payload: boolean): Promise<LogPage> {
-    return this.#options.readPage(after, payload);
+  readPage(after: bigint, payload: boolean, epoch: string): Promise<LogPage> {
+    return this.#options.readPage(after, payload, epoch);
   }
 
   /** Tells where the tail stands when it starts, or that it has stopped because nobody needs it. */
-  setPosition(position: bigint | undefined): void {
+  setPosition(position: bigint | undefined, epoch = this.#positionEpoch): void {
     this.#position = position;
+    this.#positionEpoch = position === undefined ? undefined : epoch;
     this.#recent.length = 0;
     this.#recentEvents = 0;
   }
@@ -282,14 +293,19 @@ export class Hub implements Feed {
     const chunks = splitEvents(matching, view.payload);
     const messages = chunks.map(({ events }, index) => {
       const isLast = index === chunks.length - 1;
-      return this.#message(view, events, isLast ? page.through : (events.at(-1)?.revision ?? from));
+      return this.#message(
+        view,
+        page.epoch,
+        events,
+        isLast ? page.through : (events.at(-1)?.revision ?? from),
+      );
     });
     const sizes = chunks.map((chunk) => chunk.bytes);
     return { messages, sizes, bytes: sizes.reduce((sum, size) => sum + size, 0) };
   }
 
-  #message(view: View, events: readonly RunEvent[], revision: bigint): WatchMessage {
-    const resumeToken = encodeResumeToken({ epoch: this.#epoch, revision });
+  #message(view: View, epoch: string, events: readonly RunEvent[], revision: bigint): WatchMessage {
+    const resumeToken = encodeResumeToken({ epoch, revision });
     return { kind: 'EVENTS', events, revision, resumeToken, payload: view.payload };
   }
 
@@ -300,8 +316,10 @@ export class Hub implements Feed {
     this.endAll(error);
   }
 
-  /** Ends the streams that are open now. */
-  endAll(error: BatonError): void {
-    for (const subscription of [...this.#streams]) subscription.end(error);
+  /** Ends the streams that are open now, but for those of the log with the epoch `except`. */
+  endAll(error: BatonError, except?: string): void {
+    for (const subscription of [...this.#streams]) {
+      if (subscription.epoch !== except) subscription.end(error);
+    }
   }
 }

@@ -20,6 +20,8 @@ export interface WatchMessage {
 
 /** A piece of the log as the tail read it: the events after `after`, up to and with `through`, in order. */
 export interface LogPage {
+  /** Of the log that it was read from. */
+  readonly epoch: string;
   readonly after: bigint;
   readonly through: bigint;
   readonly events: readonly RunEvent[];
@@ -86,10 +88,11 @@ export function splitEvents(events: readonly RunEvent[], payload: boolean): Chun
  */
 export function slicePage(page: LogPage): LogPage[] {
   const chunks = splitEvents(page.events, page.payload);
+  const { epoch, payload } = page;
   let { after } = page;
   return chunks.map(({ events }, index) => {
     const through = index === chunks.length - 1 ? page.through : (events.at(-1)?.revision ?? after);
-    const slice = { after, through, events, payload: page.payload };
+    const slice = { epoch, after, through, events, payload };
     after = through;
     return slice;
   });

@@ -40,6 +40,9 @@ export function decodeResumeToken(token: string): ResumePoint {
 /** The field `after` that asks for all kept history. */
 export const OLDEST = 'oldest';
 
+/** Whether the field `after` names a place by a token. */
+export const isToken = (after: string): boolean => after !== '' && after !== OLDEST;
+
 /**
  * The revision after which a stream starts.
  *
@@ -50,22 +53,30 @@ export function resolveStart(after: string, head: LogHead): bigint {
   if (after === '') return head.revision;
   if (after === OLDEST) return head.oldestRevision - 1n;
   const point = decodeResumeToken(after);
-  if (point.epoch !== head.epoch) {
-    throw new BatonError(
-      'RESUME_TOKEN_FOREIGN',
-      'the resume token belongs to another log than this database keeps',
-      {
-        metadata: { token_epoch: point.epoch, epoch: head.epoch },
-      },
-    );
-  }
+  assertSameLog(point.epoch, head.epoch);
   if (point.revision > head.revision) {
     throw new BatonError('RESUME_TOKEN_FUTURE', 'the resume token is ahead of the log', {
-      metadata: { token_revision: String(point.revision), revision: String(head.revision) },
+      metadata: { token_revision: String(point.revision), head_revision: String(head.revision) },
     });
   }
   assertKept(point.revision, head.oldestRevision);
   return point.revision;
+}
+
+/** @throws BatonError RESUME_TOKEN_FOREIGN when a place is of another log than the one at hand */
+export function assertSameLog(epoch: string, current: string): void {
+  if (epoch === current) return;
+  throw new BatonError('RESUME_TOKEN_FOREIGN', 'the token belongs to another log than this database keeps', {
+    metadata: { token_epoch: epoch, epoch: current },
+  });
+}
+
+/** @throws BatonError RESUME_TOKEN_FUTURE when a failover has lost the change at `revision` */
+export function assertNotLost(revision: bigint, isLost: boolean): void {
+  if (!isLost) return;
+  throw new BatonError('RESUME_TOKEN_FUTURE', 'the log has lost changes that were delivered', {
+    metadata: { token_revision: String(revision) },
+  });
 }
 
 /** @throws BatonError RESUME_TOKEN_TOO_OLD when events after `revision` are no longer kept */

@@ -17,7 +17,7 @@ export interface Feed {
   readonly position: bigint | undefined;
   /** Makes the stream live if it can go on from its position without the log. */
   join(subscription: Subscription, from: bigint, atEnd: boolean): boolean;
-  readPage(after: bigint, payload: boolean): Promise<LogPage>;
+  readPage(after: bigint, payload: boolean, epoch: string): Promise<LogPage>;
   /** What a page holds for a view after a revision. */
   messages(view: View, page: LogPage, from: bigint): PageMessages;
   /** Forgets a stream that has ended. */
@@ -47,7 +47,8 @@ export interface SubscriptionStart {
 export class Subscription {
   readonly view: View;
   readonly #hub: Feed;
-  readonly #epoch: string;
+  /** Of the log that the stream is of. */
+  readonly epoch: string;
   readonly #bookmarkMs: number;
   #state: 'catching up' | 'live' | 'ended' = 'catching up';
   #queue: { readonly message: WatchMessage; readonly bytes: number }[] = [];
@@ -76,7 +77,7 @@ export class Subscription {
   constructor(hub: Feed, view: View, start: SubscriptionStart) {
     this.#hub = hub;
     this.view = view;
-    this.#epoch = start.epoch;
+    this.epoch = start.epoch;
     this.#cursor = start.revision;
     this.#bookmarkMs = start.bookmarkMs;
     this.endAt = start.endAt;
@@ -199,7 +200,7 @@ export class Subscription {
   /** A page of the log, or undefined after a pause when the database is away: a stream outlives its restart. */
   async #readPage(): Promise<LogPage | undefined> {
     try {
-      return await this.#hub.readPage(this.#cursor, this.view.payload);
+      return await this.#hub.readPage(this.#cursor, this.view.payload, this.epoch);
     } catch (error) {
       if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') {
         this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
@@ -217,7 +218,7 @@ export class Subscription {
   }
 
   #marker(kind: WatchKind, revision: bigint): WatchMessage {
-    const resumeToken = encodeResumeToken({ epoch: this.#epoch, revision });
+    const resumeToken = encodeResumeToken({ epoch: this.epoch, revision });
     return { kind, events: [], revision, resumeToken, payload: false };
   }
 

@@ -8,18 +8,23 @@ import type { RunEvent } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
+import { isLost } from '../store/sql/is_lost.js';
 import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
 import type { Hub } from './hub.js';
 import { slicePage, type LogPage } from './message.js';
-import { assertKept } from './resume_token.js';
+import type { LogIdentity } from './identity.js';
+import { assertKept, assertNotLost, assertSameLog } from './resume_token.js';
 
 const RETRY = { initialMs: 50, maxMs: 1000 };
+/** Why no live stream can go on. */
+const LOST_REASONS: ReadonlySet<string> = new Set(['RESUME_TOKEN_TOO_OLD', 'RESUME_TOKEN_FUTURE']);
 /** How often the tail makes sure that the log it follows is still the same one. */
 const IDENTITY_INTERVAL_MS = 5000;
 
 export interface TailOptions {
   readonly db: Queryable;
   readonly hub: Hub;
+  readonly identity: Pick<LogIdentity, 'check'>;
   readonly clock: Clock;
   readonly log: Logger;
   /** Whether anybody waits for a claim and has to be told about new work. */
@@ -31,16 +36,26 @@ export interface TailOptions {
 /**
  * Reads one page of the log after a revision. Live tail, catch-up after a reconnect and polling all use this.
  *
- * @throws BatonError RESUME_TOKEN_TOO_OLD when what follows the revision is no longer kept: nothing is skipped silently
+ * @param epoch of the log that the revision is of; undefined to take it as it is
+ * @throws BatonError RESUME_TOKEN_TOO_OLD when what follows the revision is no longer kept, RESUME_TOKEN_FOREIGN when
+ *   this is another log, RESUME_TOKEN_FUTURE when the revision was lost: nothing is skipped silently
  */
-export async function readLogPage(db: Queryable, after: bigint, payload: boolean): Promise<LogPage> {
-  const { events, oldestRevision } = await readEvents(db, {
+export async function readLogPage(
+  db: Queryable,
+  after: bigint,
+  payload: boolean,
+  epoch?: string,
+): Promise<LogPage> {
+  const page = await readEvents(db, {
     after,
     limit: LIMITS.pageEvents,
     payloadBytes: payload ? LIMITS.pageBytes : undefined,
   });
-  assertKept(after, oldestRevision);
-  return { after, through: events.at(-1)?.revision ?? after, events, payload };
+  const { events } = page;
+  if (epoch !== undefined) assertSameLog(epoch, page.epoch);
+  assertNotLost(after, page.isLost);
+  assertKept(after, page.oldestRevision);
+  return { epoch: page.epoch, after, through: events.at(-1)?.revision ?? after, events, payload };
 }
 
 /**
@@ -101,8 +116,8 @@ export class LogTail {
         if (found && !rung && this.#failures === 0) this.silentFinds += 1;
         this.#failures = 0;
       } catch (error) {
-        if (error instanceof BatonError && error.reason === 'RESUME_TOKEN_TOO_OLD') {
-          // This server was away for longer than the history is kept: its streams have missed what is gone.
+        if (error instanceof BatonError && LOST_REASONS.has(error.reason)) {
+          // This server was away for longer than the history is kept, or a failover has lost what it had delivered.
           this.#options.hub.endAll(error);
           this.#options.hub.setPosition(undefined);
         }
@@ -121,11 +136,12 @@ export class LogTail {
     const { hub, wantsWork } = this.#options;
     let found = false;
     while (!this.#stopped) {
+      // Also while nobody is live: streams that catch up, and tokens, depend on it.
+      await this.#verifyIdentity();
       if (hub.demand === 'none' && !wantsWork()) {
         hub.setPosition(undefined);
         return found;
       }
-      await this.#verifyIdentity();
       const position = hub.position;
       const more =
         position === undefined
@@ -142,7 +158,7 @@ export class LogTail {
   /** Starts at the head. Claims that began to wait before this moment look once, since their work may be before it. */
   async #takePosition(): Promise<boolean> {
     const head = await readHead(this.#options.db);
-    if (this.#options.hub.position === undefined) this.#options.hub.setPosition(head.revision);
+    if (this.#options.hub.position === undefined) this.#options.hub.setPosition(head.revision, head.epoch);
     this.#options.onWork(undefined);
     return true;
   }
@@ -159,7 +175,7 @@ export class LogTail {
 
   async #publishPage(position: bigint, payload: boolean): Promise<boolean> {
     const { db, hub } = this.#options;
-    const page = await readLogPage(db, position, payload);
+    const page = await readLogPage(db, position, payload, hub.positionEpoch);
     if (page.events.length === 0) return false;
     // A stream that needs payloads became live during the query: read the page again, with them.
     if (hub.demand === 'payload' && !payload) return true;
@@ -190,13 +206,16 @@ export class LogTail {
    * or a failover that lost commits must not be taken for silence: every stream is told.
    */
   async #verifyIdentity(): Promise<void> {
-    const { db, hub, clock, log } = this.#options;
+    const { db, hub, clock, identity, log } = this.#options;
     if (clock.now() - this.#identityCheckedAt < IDENTITY_INTERVAL_MS) return;
     const before = hub.position;
+    await identity.check();
     const head = await readHead(db);
+    const foreign = [this.#epoch, hub.positionEpoch].some(
+      (epoch) => epoch !== undefined && epoch !== head.epoch,
+    );
+    const behind = before !== undefined && (head.revision < before || (await isLost(db, before)));
     this.#identityCheckedAt = clock.now();
-    const foreign = this.#epoch !== undefined && this.#epoch !== head.epoch;
-    const behind = before !== undefined && head.revision < before;
     this.#epoch = head.epoch;
     if (!foreign && !behind) return;
     log.error(
@@ -207,6 +226,8 @@ export class LogTail {
       foreign
         ? new BatonError('RESUME_TOKEN_FOREIGN', 'the database now holds another log')
         : new BatonError('RESUME_TOKEN_FUTURE', 'the log has lost changes that were delivered'),
+      // Streams that were opened since then are of the new log, and wait for the position to be so, too.
+      foreign ? head.epoch : undefined,
     );
     hub.setPosition(undefined);
   }

@@ -121,6 +121,76 @@ CREATE FUNCTION baton.event_type_of(old_status text, old_stage text, old_state b
       else 'RETRIED'::baton.event_type
     end
   $$;
+CREATE FUNCTION baton.identify_log(OUT outcome text, OUT system_is_known boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  known baton.log;
+  here_system bigint;
+  here_timeline bigint;
+  here_database constant oid := (select d.oid from pg_database d where d.datname = current_database());
+  here_log constant oid := 'baton.log'::regclass;
+  head bigint;
+  target bigint;
+begin
+  begin
+    here_system := (pg_control_system()).system_identifier;
+  exception when insufficient_privilege or undefined_function or feature_not_supported then
+    null;
+  end;
+  system_is_known := here_system is not null;
+  if pg_is_in_recovery() then
+    outcome := 'standby';
+    return;
+  end if;
+  begin
+    -- From the place that is written to: the control file shows a new timeline only after its first checkpoint.
+    here_timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint;
+  exception when insufficient_privilege or undefined_function or feature_not_supported then
+    null;
+  end;
+
+  for attempt in 1..2 loop
+    select l.* into strict known from baton.log l;
+    -- What one side does not know tells nothing.
+    outcome := case
+      when known.system_identifier <> here_system or known.database_oid <> here_database or known.log_oid <> here_log
+        then 'epoch'
+      when known.timeline <> here_timeline then 'timeline'
+      when known.database_oid is null
+        or (known.system_identifier is null and here_system is not null)
+        or (known.timeline is null and here_timeline is not null)
+        then 'adopted'
+      else 'same'
+    end;
+    if outcome = 'same' then
+      return;
+    end if;
+    if attempt = 1 then
+      perform pg_advisory_xact_lock(4773551914087416173);
+    end if;
+  end loop;
+
+  if outcome = 'timeline' then
+    head := coalesce((select max(e.revision) from baton.run_events e), known.oldest_revision - 1);
+    select greatest(s.last_value, head) + 4294967296 into target from baton.revision s;
+    insert into baton.log_holes (after_revision, through_revision, timeline) values (head, target, here_timeline)
+      -- Promoted again before anything was written.
+      on conflict (after_revision) do update
+        set through_revision = excluded.through_revision, timeline = excluded.timeline;
+    perform setval('baton.revision', target);
+  elsif outcome = 'epoch' then
+    delete from baton.log_holes;
+  end if;
+  update baton.log set
+    epoch = case when outcome = 'epoch' then gen_random_uuid() else epoch end,
+    system_identifier = case when outcome = 'epoch' then here_system else coalesce(here_system, system_identifier) end,
+    database_oid = here_database,
+    log_oid = here_log,
+    timeline = case when outcome = 'epoch' then here_timeline else coalesce(here_timeline, timeline) end;
+end
+$$;
 
 CREATE FUNCTION baton.input_violation(input jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -340,6 +410,7 @@ begin
       new.status, new.stage, new.state, new.cancel_requested, new.attempt, new.error_code);
   end if;
 
+  -- From here to the commit: 0001 says why.
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,
@@ -598,7 +669,19 @@ CREATE TABLE baton.log (
     singleton boolean DEFAULT true NOT NULL,
     epoch uuid DEFAULT gen_random_uuid() NOT NULL,
     oldest_revision bigint DEFAULT 1 NOT NULL,
+    system_identifier bigint,
+    database_oid oid,
+    log_oid oid,
+    timeline bigint,
     CONSTRAINT log_is_one_row CHECK (singleton)
+);
+
+CREATE TABLE baton.log_holes (
+    after_revision bigint NOT NULL,
+    through_revision bigint NOT NULL,
+    timeline bigint NOT NULL,
+    create_time timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT log_holes_are_wide CHECK ((through_revision > after_revision))
 );
 
 CREATE TABLE baton.pipeline_statuses (
@@ -984,6 +1067,9 @@ COMMENT ON COLUMN baton.stage_overview.timeout IS 'How long one attempt may take
 ALTER TABLE ONLY baton.run_events ATTACH PARTITION baton.run_events_default DEFAULT;
 
 ALTER TABLE ONLY baton.run_events ATTACH PARTITION baton.run_events_p0 FOR VALUES FROM ('0') TO ('1000000');
+
+ALTER TABLE ONLY baton.log_holes
+    ADD CONSTRAINT log_holes_pkey PRIMARY KEY (after_revision);
 
 ALTER TABLE ONLY baton.log
     ADD CONSTRAINT log_pkey PRIMARY KEY (singleton);

@@ -70,13 +70,15 @@ export class Rig {
     this.gated = new GatedDb(db.pool);
     this.hub = new Hub({
       clock: this.clock,
-      readPage: (after, payload) => readLogPage(db.pool, after, payload),
+      readPage: (after, payload, epoch) => readLogPage(db.pool, after, payload, epoch),
+      onForeign: () => this.tail.checkIdentity(),
       onDemand: () => this.tail.ring(),
       limits: { ageMs: undefined, stallMs: 600_000 },
     });
     this.tail = new LogTail({
       db: this.gated,
       hub: this.hub,
+      identity: { check: () => Promise.resolve() },
       clock: this.clock,
       log: silent,
       wantsWork: () => this.wantsWork,

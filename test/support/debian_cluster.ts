@@ -62,16 +62,52 @@ export async function startDebianCluster(
   dir: string,
   settings: Readonly<Record<string, string>>,
 ): Promise<TestCluster> {
+  await runDebianTool(binDir, dir, 'initdb', [
+    ...[
+      '-D',
+      await makeDataDir(dir),
+      '-U',
+      'baton',
+      '-E',
+      'UTF8',
+      '--locale',
+      'C',
+      '-A',
+      'trust',
+      '--no-sync',
+    ],
+  ]);
+  return serveDebianCluster(binDir, dir, settings);
+}
+
+/** The data of the cluster in `dir`: an empty folder that PostgreSQL may write to. */
+export async function makeDataDir(dir: string): Promise<string> {
   const identity = await serverIdentity();
   const data = join(dir, 'data');
-  await mkdir(data, { mode: 0o700 });
+  await mkdir(data, { mode: 0o700, recursive: true });
   if (identity !== undefined) await chown(data, identity.uid, identity.gid);
+  return data;
+}
+
+/** Runs one of PostgreSQL's programs to its end, as the user of the cluster. */
+export async function runDebianTool(
+  binDir: string,
+  dir: string,
+  name: string,
+  args: readonly string[],
+): Promise<void> {
+  await run(join(binDir, name), [...args], { cwd: dir, ...(await serverIdentity()) });
+}
+
+/** Serves the data that are in `dir` already. */
+export async function serveDebianCluster(
+  binDir: string,
+  dir: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<TestCluster> {
+  const identity = await serverIdentity();
+  const data = join(dir, 'data');
   const options = { cwd: dir, ...identity };
-  await run(
-    join(binDir, 'initdb'),
-    ['-D', data, '-U', 'baton', '-E', 'UTF8', '--locale', 'C', '-A', 'trust', '--no-sync'],
-    options,
-  );
   const port = await freePort();
   const all = { ...settings, port: String(port), listen_addresses: '127.0.0.1', unix_socket_directories: '' };
   const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]);

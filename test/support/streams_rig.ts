@@ -62,7 +62,7 @@ export class StreamsRig {
   static async start(databaseUrl: string, options: StreamsRigOptions = {}): Promise<StreamsRig> {
     const rig = new StreamsRig(databaseUrl, options);
     const { service } = rig;
-    service.start();
+    await service.start();
     const jobs: JobService = { ...service.jobs, watchRuns: (request, call) => rig.#watch(request, call) };
     const handlers = createHandlers(jobs, service.pipelines);
     const onCall = (report: CallReport): void => rig.#report(report);

@@ -126,16 +126,17 @@ export enum ErrorReason {
   RESUME_TOKEN_TOO_OLD = 11,
 
   /**
-   * FAILED_PRECONDITION. The resume token is of this log, but its revision has not been reached: the database
-   * was set back in time. Metadata: `head_revision`, the newest revision. Do not retry; start anew as above.
+   * FAILED_PRECONDITION. The resume token is of this log, but its revision has not been reached or is one that
+   * a failover has lost: the database was set back in time. Metadata: `head_revision`, the newest revision, where
+   * the token is ahead of it. Do not retry; start anew as above.
    *
    * @generated from enum value: ERROR_REASON_RESUME_TOKEN_FUTURE = 12;
    */
   RESUME_TOKEN_FUTURE = 12,
 
   /**
-   * FAILED_PRECONDITION. The resume token is of another log (a foreign or a restored database). Do not retry;
-   * start anew as above.
+   * FAILED_PRECONDITION. The resume or page token is of another log (a foreign or a restored database). Do not
+   * retry; start anew as above, with the first page of a list.
    *
    * @generated from enum value: ERROR_REASON_RESUME_TOKEN_FOREIGN = 13;
    */

@@ -244,7 +244,8 @@ export type ListRunsRequest = Message<"baton.v1.ListRunsRequest"> & {
 
   /**
    * Where to go on: the next_page_token of the page before, with the same filter. Empty means the first page;
-   * a text that the server did not make, or one from another filter, is INVALID_ARGUMENT. page_size may
+   * a text that the server did not make, or one from another filter, is INVALID_ARGUMENT; one of another
+   * database, or from before it was restored, is RESUME_TOKEN_FOREIGN (FAILED_PRECONDITION). page_size may
    * change between pages.
    *
    * @generated from field: string page_token = 3;
@@ -1064,7 +1065,8 @@ export type ListRunEventsRequest = Message<"baton.v1.ListRunEventsRequest"> & {
 
   /**
    * Where to go on: the next_page_token of the page before, of the same run. Empty means the first page; a
-   * text that the server did not make, or one from another run, is INVALID_ARGUMENT.
+   * text that the server did not make, or one from another run, is INVALID_ARGUMENT; one of another database,
+   * or from before it was restored, is RESUME_TOKEN_FOREIGN (FAILED_PRECONDITION).
    *
    * @generated from field: string page_token = 3;
    */

@@ -1,22 +1,29 @@
 import type { RunEvent } from '../../run/run.js';
 import type { Queryable } from '../pool.js';
 import { decodeEvent, eventColumns, type EventRow } from '../rows.js';
+import { isLostSql } from './is_lost.js';
 
 /**
- * The row of the log comes with every event, and without one: whether history after the cursor is still kept is
- * decided in the snapshot that the page was read in.
+ * The row of the log comes with every event, and without one: whether this is the log of the cursor, and history after
+ * it is still kept, is decided in the snapshot that the page was read in.
  */
+const JOIN_LOG = `
+right join (
+  select log.oldest_revision, log.epoch::text as log_epoch, ${isLostSql(1)} as is_lost
+  from baton.log log
+) log on true
+order by page.revision`;
+
 const SQL = `
-select log.oldest_revision, page.*
-from baton.log log
-left join lateral (
+select page.*, log.*
+from (
   select ${eventColumns('e')}
   from baton.run_events e
   where e.revision > $1::bigint
   order by e.revision
   limit $2::int
-) page on true
-order by page.revision`;
+) page
+${JOIN_LOG}`;
 
 /** Bytes of one event's payload as JSON text. */
 const PAYLOAD_BYTES = `
@@ -28,9 +35,8 @@ const PAYLOAD_BYTES = `
  * The input never changes and is read from the run.
  */
 const SQL_WITH_PAYLOAD = `
-select log.oldest_revision, page.*
-from baton.log log
-left join (
+select page.*, log.*
+from (
   select ${eventColumns('e')}, e.output, e.checkpoint, e.input
   from (
     select e.*, r.input, sum(${PAYLOAD_BYTES}) over (order by e.revision) - (${PAYLOAD_BYTES}) as bytes_before
@@ -43,8 +49,8 @@ left join (
     left join baton.runs r on r.id = e.run_id
   ) e
   where e.bytes_before < $3::bigint
-) page on true
-order by page.revision`;
+) page
+${JOIN_LOG}`;
 
 export interface ReadEventsOptions {
   /** Events after this revision. */
@@ -58,18 +64,29 @@ export interface EventPage {
   readonly events: readonly RunEvent[];
   /** The oldest revision of the kept history. */
   readonly oldestRevision: bigint;
+  readonly epoch: string;
+  /** The cursor stands at a change that a failover has lost. */
+  readonly isLost: boolean;
 }
 
 /** One page of the log in revision order. */
 export async function readEvents(db: Queryable, options: ReadEventsOptions): Promise<EventPage> {
   const values = [options.after, options.limit];
-  type Row = (EventRow | { revision: null }) & { oldest_revision: bigint };
+  type Row = (EventRow | { revision: null }) & {
+    oldest_revision: bigint;
+    log_epoch: string;
+    is_lost: boolean;
+  };
   const rows =
     options.payloadBytes === undefined
       ? await db.query<Row>(SQL, values)
       : await db.query<Row>(SQL_WITH_PAYLOAD, [...values, options.payloadBytes]);
+  const [first] = rows;
+  if (first === undefined) throw new Error('the log has no row of its own');
   return {
     events: rows.flatMap((row) => (row.revision === null ? [] : [decodeEvent(row)])),
-    oldestRevision: rows[0]?.oldest_revision ?? 1n,
+    oldestRevision: first.oldest_revision,
+    epoch: first.log_epoch,
+    isLost: first.is_lost,
   };
 }

@@ -36,6 +36,9 @@ const STATISTICS_MS = 1100;
 const RECOVERY_WINDOW_SECONDS = 1;
 const SMOKE = { statisticsMs: 50, windowSeconds: 0.2 };
 const NO_LIMIT = 1e6;
+/** A cell that takes longer will never end: its backlog has run dry. */
+const CELL_SECONDS_MAX = 3600;
+const SMOKE_CELL_SECONDS_MAX = 30;
 const CLEAN = 'clean';
 
 async function one<Row extends pg.QueryResultRow>(databaseUrl: string, sql: string): Promise<Row> {
@@ -48,12 +51,12 @@ async function one<Row extends pg.QueryResultRow>(databaseUrl: string, sql: stri
 async function cell(context: Context, system: System, { table }: Subject): Promise<Measures> {
   const { databaseUrl } = system;
   await execute(databaseUrl, 'select pg_stat_statements_reset()');
-  const params = {
-    claims: context.option('claims'),
-    inFlight: context.option('in-flight'),
-    seconds: NO_LIMIT,
-  };
+  const seconds = context.smoke ? SMOKE_CELL_SECONDS_MAX : CELL_SECONDS_MAX;
+  const wanted = context.option('claims');
+  const params = { claims: wanted, inFlight: context.option('in-flight'), seconds };
   const claims = await system.do('claims', params);
+  const count = claims['count'] ?? Number.NaN;
+  if (!(count >= wanted)) throw new Error(`${count} of ${wanted} jobs were claimed in ${seconds} s`);
   await pause(context.smoke ? SMOKE.statisticsMs : STATISTICS_MS);
   // Every system claims by a statement that skips what others have locked.
   const statements = await one<{ buffers: number; ms: number }>(
@@ -68,7 +71,6 @@ async function cell(context: Context, system: System, { table }: Subject): Promi
     `select sum(n_dead_tup)::float8 as dead, (sum(pg_indexes_size(relid)) / 1048576)::float8 as mib
      from pg_stat_all_tables where schemaname || '.' || relname ~ '${table}'`,
   );
-  const count = claims['count'] ?? Number.NaN;
   return {
     ...claims,
     buffersPerClaim: statements.buffers / count,

@@ -7,7 +7,7 @@
 import { parseArgs } from 'node:util';
 import type { Bench, Context } from './support/bench.js';
 import { startCluster } from './support/cluster.js';
-import { endChildren } from './support/ipc.js';
+import { cleanUpNow } from './support/cleanup.js';
 import { describeMachine, packageVersions, peersInstalled } from './support/machine.js';
 import { formatReport, writeResults } from './support/output.js';
 
@@ -59,7 +59,7 @@ const machine = describeMachine();
 const cluster = await startCluster(bench.settings);
 
 let cleaning: Promise<void> | undefined;
-const clean = (): Promise<void> => (cleaning ??= endChildren().then(() => cluster.stop()));
+const clean = (): Promise<void> => (cleaning ??= cleanUpNow().then(() => cluster.stop()));
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => void clean().finally(() => process.exit(1)));
 

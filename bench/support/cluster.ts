@@ -13,7 +13,6 @@ const SETTINGS_SHOWN = [
 
 /** A durable PostgreSQL 18 with its own defaults, in a temporary folder. Every system gets a database of its own. */
 export interface Cluster {
-  readonly pid: number;
   readonly settings: Readonly<Record<string, string>>;
   /** @returns the URL of an empty database */
   createDatabase(): Promise<string>;
@@ -61,7 +60,6 @@ export async function startCluster(settings: Readonly<Record<string, string>> = 
     });
     let databases = 0;
     return {
-      pid: postgres.pid,
       settings: await readSettings(postgres.url),
       async createDatabase() {
         databases += 1;

@@ -1,5 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { cleanUpLater } from './cleanup.js';
 
 /** What travels to the parent: an answer, or why there is none. */
 type Message = { readonly value: unknown } | { readonly error: string };
@@ -7,15 +8,14 @@ type Message = { readonly value: unknown } | { readonly error: string };
 /** A child that does not end when asked to is killed after this long. */
 const END_TIMEOUT_MS = 15_000;
 
-const running = new Set<Child>();
-
 /** A part of a benchmark in a process of its own, asked by messages: one question, one answer at a time. */
 export class Child {
   readonly #process: ChildProcess;
   readonly #module: string;
   readonly #exited: Promise<void>;
   #settle: ((message: Message) => void) | undefined;
-  #last: Message | undefined;
+  /** What came before it was asked for: that the child is ready, or has ended. */
+  readonly #early: Message[] = [];
 
   /**
    * @param module below `bench/`, as it is after the build
@@ -24,25 +24,18 @@ export class Child {
   constructor(module: string, args: object, execArgv: readonly string[] = []) {
     const path = fileURLToPath(new URL(`../${module}`, import.meta.url));
     this.#module = module;
-    // An early message (a child may fail before it is asked) waits in `#last`.
     this.#process = fork(path, [JSON.stringify(args)], { execArgv: [...execArgv] });
     this.#process.on('message', (message: Message) => this.#take(message));
     this.#exited = new Promise((resolve) => {
       this.#process.once('exit', (code, signal) => {
-        running.delete(this);
         this.#take({ error: `it ended with ${signal ?? `code ${code}`}` });
         resolve();
       });
     });
-    running.add(this);
-  }
-
-  get pid(): number {
-    return this.#process.pid ?? 0;
   }
 
   #take(message: Message): void {
-    if (this.#settle === undefined) this.#last ??= message;
+    if (this.#settle === undefined) this.#early.push(message);
     else this.#settle(message);
     this.#settle = undefined;
   }
@@ -54,22 +47,18 @@ export class Child {
         if ('error' in message) reject(new Error(`${this.#module}: ${message.error}`));
         else resolve(message.value as T);
       };
-      if (this.#last !== undefined) return this.#take(this.#last);
-      if (question !== undefined) this.#process.send(question);
+      const early = this.#early.shift();
+      if (early !== undefined) this.#take(early);
+      else if (question !== undefined) this.#process.send(question);
     });
   }
 
-  async end(): Promise<void> {
+  readonly end = cleanUpLater(async () => {
     this.#process.kill('SIGTERM');
     const timer = setTimeout(() => this.#process.kill('SIGKILL'), END_TIMEOUT_MS);
     await this.#exited;
     clearTimeout(timer);
-  }
-}
-
-/** Ends what a benchmark that failed or was interrupted has left running. */
-export async function endChildren(): Promise<void> {
-  await Promise.all([...running].map((child) => child.end()));
+  });
 }
 
 /** What the parent gave as `args`. */

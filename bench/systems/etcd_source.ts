@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { cleanUpLater } from '../support/cleanup.js';
 import type { Change, OpenSource } from '../support/delivery.js';
 import { closedLoop, pause } from '../support/loops.js';
 import type { Made } from '../support/tally.js';
@@ -49,12 +50,11 @@ export const etcdSource: OpenSource = async () => {
   let said = '';
   server.stderr.setEncoding('utf8').on('data', (text: string) => (said = `${said}${text}`.slice(-2000)));
   const exited = new Promise<void>((resolve) => server.once('exit', () => resolve()));
-  // The last chance when the benchmark ends without having stopped it.
-  const giveUp = (): void => {
-    server.kill('SIGKILL');
-    rmSync(dir, { recursive: true, force: true });
-  };
-  process.once('exit', giveUp);
+  const stop = cleanUpLater(async () => {
+    server.kill('SIGTERM');
+    await exited;
+    await rm(dir, { recursive: true, force: true });
+  });
   const client = new GrpcJsClient(`127.0.0.1:${port}`);
   const ready = (): Promise<boolean> =>
     client.raw(PUT, etcdPut(Buffer.alloc(0))).then(
@@ -99,12 +99,9 @@ export const etcdSource: OpenSource = async () => {
       const rssKiB = Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]);
       return { cpuMicros: ticks * MICROS_PER_TICK, rssBytes: rssKiB * 1024 };
     },
-    async stop() {
+    stop() {
       client.close();
-      server.kill('SIGTERM');
-      await exited;
-      process.off('exit', giveUp);
-      await rm(dir, { recursive: true, force: true });
+      return stop();
     },
   };
 };

@@ -129,6 +129,8 @@ export const open: Open = async ({ databaseUrl }) => {
         } finally {
           timer.abort();
           await runner.stop();
+          // Workers went on until they were stopped.
+          await addJobs(times.length % REPLACED);
         }
       },
       /** From addJob to the start of its task; with a local queue of `localQueue` jobs, without one where that is 0. */

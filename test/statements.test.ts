@@ -24,6 +24,7 @@ import { readEvents } from '../src/store/sql/read_events.js';
 import { readHead } from '../src/store/sql/read_head.js';
 import { readNewWork } from '../src/store/sql/read_new_work.js';
 import { releaseClaims } from '../src/store/sql/release_claims.js';
+import { extendLeases } from '../src/store/sql/extend_leases.js';
 import { isLeaseLive, updateRuns } from '../src/store/sql/update_runs.js';
 import { describeOnEveryPostgres } from './support/database.js';
 import { bulkInsert, rowsVisited } from './support/log_plan.js';
@@ -1041,6 +1042,30 @@ describeOnEveryPostgres('statements', (open) => {
         await assertVisits(
           rowsVisited(db.pool, (tx) => findDueStages(tx, CI_STAGES)),
           10,
+        );
+      }),
+    );
+
+    void test(
+      'reports, where statistics know of no run at work',
+      fresh(open, async (db) => {
+        await bulkInsert(db.pool, RUNS);
+        await db.pool.query('analyze baton.runs');
+        const held: Held[] = [];
+        for (let n = 0; n < 4; n += 1) held.push(...(await claim(db.pool, 'initialize', 1000)));
+        const items = held.slice(0, 100);
+        const reports = items.map((item) => report(item, 'initializing', { progress: 0.5 }));
+        await assertVisits(
+          rowsVisited(db.pool, (tx) => updateRuns(tx, reports)),
+          300,
+        );
+        const extensions = items.map(({ run, lease }) => ({
+          ...{ runId: run.id, lease, leaseMs: 0 },
+          ...{ progress: undefined, statusMessage: undefined, checkpoint: undefined },
+        }));
+        await assertVisits(
+          rowsVisited(db.pool, (tx) => extendLeases(tx, extensions)),
+          300,
         );
       }),
     );

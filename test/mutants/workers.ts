@@ -2,7 +2,7 @@ import { edit, type Mutant } from './mutant.js';
 
 const WORKERS = 'mutants_workers';
 const UPDATE = 'dist/src/store/sql/update_runs.js';
-const EXTEND = 'dist/src/store/sql/extend_leases.js';
+const LEASE_SQL = 'dist/src/store/lease_sql.js';
 const RELEASE = 'dist/src/store/sql/release_claims.js';
 const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
@@ -21,14 +21,14 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         '{ number: row.lease_number, id: row.lease_id }',
         '{ number: BigInt(row.attempt), id: row.id }',
       ),
-      edit(UPDATE, FENCE, 'r.attempt = i.lease_number and r.id = i.lease_id'),
+      edit(LEASE_SQL, FENCE, 'r.attempt = i.lease_number and r.id = i.lease_id'),
     ],
     testFile: WORKERS,
     caughtBy: 'a token from before a hand-back is worth nothing, though the attempt is the same',
   },
   {
     name: 'no fence',
-    edits: [edit(UPDATE, FENCE, 'true')],
+    edits: [edit(LEASE_SQL, FENCE, 'true')],
     testFile: WORKERS,
     caughtBy: 'a token of an ended lease changes nothing while another worker holds the run',
   },
@@ -108,7 +108,11 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   {
     name: 'a lease is extended whose time is over',
     edits: [
-      edit(EXTEND, "r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()", "r.state = 'ACTIVE'"),
+      edit(
+        LEASE_SQL,
+        "r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp()",
+        "r.state = 'ACTIVE'",
+      ),
     ],
     testFile: WORKERS,
     caughtBy: 'a lease whose time is over is not extended, also before anybody ended it',

@@ -121,6 +121,7 @@ CREATE FUNCTION baton.event_type_of(old_status text, old_stage text, old_state b
       else 'RETRIED'::baton.event_type
     end
   $$;
+
 CREATE FUNCTION baton.identify_log(OUT outcome text, OUT system_is_known boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -265,6 +266,7 @@ CREATE TABLE baton.runs (
     trace_parent text DEFAULT ''::text NOT NULL,
     status_time timestamp with time zone DEFAULT statement_timestamp(),
     requested jsonb,
+    repeated_lease bigint,
     CONSTRAINT runs_attempt_is_valid CHECK ((attempt >= 0)),
     CONSTRAINT runs_checkpoint_is_an_object CHECK (((checkpoint IS NULL) OR (jsonb_typeof(checkpoint) = 'object'::text))),
     CONSTRAINT runs_id_is_uuid_v7 CHECK (((get_byte(uuid_send(id), 6) >> 4) = 7)),
@@ -410,7 +412,6 @@ begin
       new.status, new.stage, new.state, new.cancel_requested, new.attempt, new.error_code);
   end if;
 
-  -- From here to the commit: 0001 says why.
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,
@@ -1144,7 +1145,7 @@ CREATE TRIGGER runs_are_not_truncated BEFORE TRUNCATE ON baton.runs FOR EACH STA
 
 CREATE TRIGGER runs_before_insert BEFORE INSERT ON baton.runs FOR EACH ROW EXECUTE FUNCTION baton.runs_before_write();
 
-CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW EXECUTE FUNCTION baton.runs_before_write();
+CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW WHEN ((((((((((((((((((((((((((((((old.stage IS DISTINCT FROM new.stage) OR (old.status IS DISTINCT FROM new.status)) OR (old.state IS DISTINCT FROM new.state)) OR (old.output IS DISTINCT FROM new.output)) OR (old.error_code IS DISTINCT FROM new.error_code)) OR (old.error_message IS DISTINCT FROM new.error_message)) OR (old.priority IS DISTINCT FROM new.priority)) OR (old.concurrency_key IS DISTINCT FROM new.concurrency_key)) OR (old.attempt IS DISTINCT FROM new.attempt)) OR (old.max_attempts IS DISTINCT FROM new.max_attempts)) OR (old.attempts_allowed IS DISTINCT FROM new.attempts_allowed)) OR (old.worker_id IS DISTINCT FROM new.worker_id)) OR (old.claim_request_id IS DISTINCT FROM new.claim_request_id)) OR (old.attempt_time IS DISTINCT FROM new.attempt_time)) OR (old.ended_stage IS DISTINCT FROM new.ended_stage)) OR (old.lease_number IS DISTINCT FROM new.lease_number)) OR (old.lease_id IS DISTINCT FROM new.lease_id)) OR (old.lease_ms IS DISTINCT FROM new.lease_ms)) OR (old.schedule_time IS DISTINCT FROM new.schedule_time)) OR (old.claimable_time IS DISTINCT FROM new.claimable_time)) OR (old.cancel_requested IS DISTINCT FROM new.cancel_requested)) OR (old.progress IS DISTINCT FROM new.progress)) OR (old.status_message IS DISTINCT FROM new.status_message)) OR (old.checkpoint IS DISTINCT FROM new.checkpoint)) OR (old.version IS DISTINCT FROM new.version)) OR (old.update_time IS DISTINCT FROM new.update_time)) OR (old.start_time IS DISTINCT FROM new.start_time)) OR (old.end_time IS DISTINCT FROM new.end_time)) OR (old.request_hash IS DISTINCT FROM new.request_hash))) EXECUTE FUNCTION baton.runs_before_write();
 
 CREATE TRIGGER runs_identity_is_fixed BEFORE UPDATE OF id, pipeline, repository, labels, input, create_time, request_id, trace_parent ON baton.runs FOR EACH ROW WHEN (((((((((old.id IS DISTINCT FROM new.id) OR (old.pipeline IS DISTINCT FROM new.pipeline)) OR (old.repository IS DISTINCT FROM new.repository)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.input IS DISTINCT FROM new.input)) OR (old.create_time IS DISTINCT FROM new.create_time)) OR (old.request_id IS DISTINCT FROM new.request_id)) OR (old.trace_parent IS DISTINCT FROM new.trace_parent))) EXECUTE FUNCTION baton.runs_refuse_change();
 

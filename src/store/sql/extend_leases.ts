@@ -1,5 +1,5 @@
 import type { LeaseKey } from '../lease_token.js';
-import { FOR_UPDATE, leaseEnd, type OnLocked } from '../lease_sql.js';
+import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 
 /** The leases of the items that are held and live, locked in order of id, row by row through the key. */
@@ -9,8 +9,7 @@ const held = (onLocked: OnLocked): string => `
   cross join lateral (
     select r.id, r.pipeline, r.stage, r.lease_ms, r.attempt_time, r.cancel_requested
     from baton.runs r
-    where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
-      and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+    where r.id = i.run_id and ${IS_HELD}
     ${FOR_UPDATE[onLocked]}
   ) r
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage`;

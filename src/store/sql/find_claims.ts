@@ -3,18 +3,24 @@ import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
-/** The claims that each worker got under one request_id and still holds, in claim order. */
+/**
+ * The claims that each worker got under one request_id and still holds, in claim order. They are marked as repeated, so
+ * that the first call does not hand back what the second one was given.
+ */
 const SQL = {
   name: 'find_claims',
   text: `
-select i.position, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
-from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
-  as i (request_id, worker_id, pipeline, stage, position)
-join baton.runs r on r.claim_request_id = i.request_id and r.worker_id = i.worker_id
-  and r.pipeline = i.pipeline and r.stage = i.stage
-where r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
-  and r.lease_expire_time > clock_timestamp()
-order by i.position, r.priority desc, r.claimable_time, r.id`,
+with held as (
+  update baton.runs r set repeated_lease = r.lease_number
+  from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
+    as i (request_id, worker_id, pipeline, stage, position)
+  where r.claim_request_id = i.request_id and r.worker_id = i.worker_id
+    and r.pipeline = i.pipeline and r.stage = i.stage
+    and r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
+    and r.lease_expire_time > clock_timestamp()
+  returning i.position, r.claimable_time, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
+)
+select * from held order by position, priority desc, claimable_time, id`,
 };
 
 /** What a ClaimNext is known by. */

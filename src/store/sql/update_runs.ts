@@ -1,6 +1,6 @@
 import type { Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
-import { FOR_UPDATE, leaseEnd, type OnLocked } from '../lease_sql.js';
+import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
@@ -36,8 +36,7 @@ with ${appendBy('$13')}, item as materialized (
   cross join lateral (
     select r.id, r.pipeline, r.stage, r.attempt, r.attempts_allowed, r.attempt_time, r.cancel_requested, r.lease_ms
     from baton.runs r
-    where r.id = i.run_id and r.lease_number = i.lease_number and r.lease_id = i.lease_id
-      and r.state = 'ACTIVE' and r.lease_expire_time > clock_timestamp()
+    where r.id = i.run_id and ${IS_HELD}
     ${FOR_UPDATE[onLocked]}
   ) held
 ), plan as materialized (

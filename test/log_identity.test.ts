@@ -184,11 +184,11 @@ describeOnEveryPostgres('the identity of the log', (open) => {
         }
         for (const { jobs } of servers) {
           const lists = [
-            jobs.listRuns({ pageSize: 1, pageToken: page }),
-            jobs.listRunEvents({ runId, pageSize: 1, pageToken: history }),
+            () => jobs.listRuns({ pageSize: 1, pageToken: page }),
+            () => jobs.listRunEvents({ runId, pageSize: 1, pageToken: history }),
           ];
           for (const list of lists) {
-            const { code, reason } = await failure(list);
+            const { code, reason } = await failure(list());
             assert.deepEqual([code, reason], FOREIGN);
           }
           const again = await new Watching(jobs, { after: await headToken(baton) }).opened();

@@ -103,7 +103,7 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
   },
   {
     name: 'history that is gone is skipped silently',
-    edits: [edit(TAIL, '    assertKept(after, oldestRevision);\n', '    void oldestRevision;\n')],
+    edits: [edit(TAIL, '    assertKept(after, page.oldestRevision);\n', '    void page.oldestRevision;\n')],
     caughtBy: 'a stream whose history was dropped while it caught up is told',
   },
   {

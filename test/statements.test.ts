@@ -23,6 +23,7 @@ import { putPipeline } from '../src/store/sql/put_pipeline.js';
 import { readEvents } from '../src/store/sql/read_events.js';
 import { readHead } from '../src/store/sql/read_head.js';
 import { readNewWork } from '../src/store/sql/read_new_work.js';
+import { findClaims } from '../src/store/sql/find_claims.js';
 import { releaseClaims } from '../src/store/sql/release_claims.js';
 import { extendLeases } from '../src/store/sql/extend_leases.js';
 import { isLeaseLive, updateRuns } from '../src/store/sql/update_runs.js';
@@ -537,6 +538,39 @@ describeOnEveryPostgres('statements', (open) => {
         assert.deepEqual([row['status'], row['attempt'], row['lease_id']], ['new', 0, null]);
         assert.equal((await look(db.pool, second.run.id))['status'], 'initialized');
         assert.equal((await claimOne(db.pool)).lease.number, 2n);
+      }),
+    );
+
+    void test(
+      'releaseClaims leaves what a repeat was given again; a later lease is handed back as ever',
+      fresh(open, async (db) => {
+        const key = { requestId: 'q', workerId: 'w', pipeline: 'ci', stage: 'initialize' };
+        const [run] = await create(db.pool, {});
+        const held = await claimOne(db.pool, 'initialize', { requestId: 'q' });
+        const [repeated, other] = await findClaims(db.pool, [key, { ...key, workerId: 'x' }]);
+        assert.deepEqual([repeated?.map((again) => again.run.id), other], [[held.run.id], []]);
+        assert.equal(repeated?.[0]?.run.version, held.run.version, 'no change of the run');
+        assert.equal(await releaseClaims(db.pool, [{ runId: held.run.id, lease: held.lease }]), 0);
+        assert.ok(await update(db.pool, held, 'new'));
+        const next = await claimOne(db.pool, 'initialize', { requestId: 'q' });
+        assert.equal(next.run.id, run?.id);
+        assert.equal(await releaseClaims(db.pool, [{ runId: next.run.id, lease: next.lease }]), 1);
+      }),
+    );
+
+    void test(
+      'a report that says what is already there renews the lease and is no change',
+      fresh(open, async (db) => {
+        await create(db.pool, {});
+        const held = await claimOne(db.pool, 'initialize', { leaseMs: 5000 });
+        const fields = { progress: 0.5, statusMessage: 'half', checkpoint: { at: 1 }, output: { o: 1 } };
+        const first = must(await update(db.pool, held, 'initializing', fields), 'an update');
+        const again = must(await update(db.pool, held, 'initializing', fields), 'an update');
+        assert.equal(again.version, first.version);
+        assert.ok(must(again.leaseExpireTime, 'a lease') > must(first.leaseExpireTime, 'a lease'));
+        assert.equal((await readHead(db.pool)).revision, 3n);
+        const more = must(await update(db.pool, held, 'initializing', { progress: 0.6 }), 'an update');
+        assert.equal(more.version, first.version + 1n);
       }),
     );
 

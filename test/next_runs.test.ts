@@ -76,6 +76,23 @@ describeOnEveryPostgres('claims from a mark', (open) => {
   );
 
   void test(
+    'after a sweep go on from what it found',
+    fresh(open, async (db) => {
+      const clock = new HandClock();
+      const next = new NextRuns(clock);
+      const client = await db.connect();
+      await client.query('begin');
+      const late = [await insertBySql(client, 'a'), await insertBySql(client, 'b')].toSorted();
+      const others = (await create(db.pool, {}, {}, {})).map(({ id }) => id);
+      assert.deepEqual(await claim(next, db.pool), [others[0]]);
+      await client.query('commit');
+      clock.ms += 1000;
+      const got = [...(await claim(next, db.pool)), ...(await claim(next, db.pool))];
+      assert.deepEqual(got.toSorted(), late);
+    }),
+  );
+
+  void test(
     'find what was locked when they passed, and what another priority was given',
     fresh(open, async (db) => {
       const clock = new HandClock();

@@ -13,6 +13,7 @@ import { startEmbeddedPostgres } from '../../src/store/embedded/embedded-postgre
 import { silent } from '../support/database.js';
 import { createPool } from '../../src/store/pool.js';
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
+import { GROUP_MUTANTS } from './groups.js';
 import { rewrite } from './log.js';
 import type { Edit, FunctionEdit, Mutant } from './mutant.js';
 import { SCHEDULE_MUTANTS } from './schedules.js';
@@ -25,6 +26,7 @@ const ALL_MUTANTS: readonly Mutant[] = [
   ...WORKER_MUTANTS,
   ...CLIENT_WORKER_MUTANTS,
   ...SCHEDULE_MUTANTS,
+  ...GROUP_MUTANTS,
 ];
 const TEMPLATE = 'baton_template';
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };

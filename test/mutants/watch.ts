@@ -3,8 +3,6 @@ import { edit, type Mutant } from './mutant.js';
 const HUB = 'dist/src/watch/hub.js';
 const TAIL = 'dist/src/watch/tail.js';
 const SUBSCRIPTION = 'dist/src/watch/subscription.js';
-/** The migration that has the function of the log as it is now, and the one of before under its way back. */
-const MIGRATION = 'migrations/0003_sql_api.sql';
 const CALL_ABORT = `call.signal.addEventListener('abort', `;
 
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
@@ -13,13 +11,12 @@ const ONCE = 'a stream gets each event once, whether from the log or from the hu
 const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
   {
     name: 'cursor on a plain sequence without the lock',
-    edits: [
-      edit(
-        MIGRATION,
-        '  -- From here to the commit: 0001 says why.\n  perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);\n',
-        '',
-      ),
-    ],
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_append_event',
+      from: 'perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);',
+      to: '',
+    },
     caughtBy: 'a commit that took its revision early is not overtaken',
   },
   {

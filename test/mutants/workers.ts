@@ -6,7 +6,7 @@ const LEASE_SQL = 'dist/src/store/lease_sql.js';
 const RELEASE = 'dist/src/store/sql/release_claims.js';
 const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
-const CLAIM_NEXT = 'dist/src/service/claim_next.js';
+const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
 const FENCE = 'r.lease_number = i.lease_number and r.lease_id = i.lease_id';
 
 const CLOCKS = 'a server whose clock is an hour ahead gives whole leases and ends none';
@@ -155,15 +155,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'claim_next claims in a transaction of its own',
-    edits: [
-      edit('dist/src/service/update_status.js', 'await apply(tx, request)', 'await apply(pool, request)'),
-    ],
+    edits: [edit('dist/src/service/update_group.js', 'targets.length === 0)', 'targets.length >= 0)')],
     testFile: 'workers',
     caughtBy: 'claim_next completes one run and claims the next in one step',
   },
   {
     name: 'the request_id of ClaimNext is ignored',
-    edits: [edit(CLAIM_NEXT, "if (request.requestId === '')", 'if (true)')],
+    edits: [edit(FIND_CLAIMS, "keys.every(({ requestId }) => requestId === '')", 'true')],
     testFile: 'workers',
     caughtBy: 'ClaimNext with a request_id gives the same claims again while they live',
   },

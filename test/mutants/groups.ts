@@ -1,0 +1,134 @@
+import { edit, type Mutant } from './mutant.js';
+
+const GROUP = 'dist/src/service/group_commit.js';
+const UPDATE_GROUP = 'dist/src/service/update_group.js';
+const NEXT_RUNS = 'dist/src/service/next_runs.js';
+
+const DELIVERED = 'if (call.hasUndelivered)';
+const handedBack = (over: string): string =>
+  `a claim is handed back when the connection breaks under its answer (${over})`;
+
+/** Ways to break what merges calls, what hands claims back, and the mark that claims start at. */
+export const GROUP_MUTANTS: readonly Mutant[] = [
+  ...[
+    {
+      name: 'a group waits for what others have locked',
+      edits: [edit(UPDATE_GROUP, `update), 'skip')`, `update), 'wait')`)],
+      caughtBy: 'a run that somebody has locked holds up its own update only',
+    },
+    {
+      name: 'an extension that met a lock is told lost',
+      edits: [
+        edit(
+          'dist/src/service/extend_leases.js',
+          'lease && { value: lease }',
+          'lease ? { value: lease } : { value: undefined }',
+        ),
+      ],
+      caughtBy: 'extending the lease of a locked run waits for it, and is not told that the lease is lost',
+    },
+    {
+      name: 'the guilty one takes its group along',
+      edits: [edit(GROUP, 'group.length === 1 || ', 'true || ')],
+      caughtBy: 'halves a group that was refused until the guilty item alone fails',
+    },
+    {
+      name: 'a group that may have been committed is sent again',
+      edits: [edit(GROUP, 'group.length === 1 || !wasRolledBack(error)', 'group.length === 1')],
+      caughtBy: 'does not send a group again when it may have been committed',
+    },
+    {
+      name: 'two items of one run in one group',
+      edits: [edit(GROUP, 'if (clashes)', 'if (false)')],
+      caughtBy: 'what is reported of one run is applied in the order it was sent',
+    },
+    {
+      name: 'an item that is done alone is overtaken',
+      edits: [edit(GROUP, ' || this.#lonelyKeys.has(key)', '')],
+      caughtBy: 'items with one key go one after the other, also when the first is done alone',
+    },
+    {
+      name: 'a full queue takes more',
+      edits: [edit(GROUP, 'if (fits || ', 'if (true || ')],
+      caughtBy: 'refuses what is too much, and takes more when there is room',
+    },
+    {
+      name: 'the claim of a caller that has gone is kept',
+      edits: [edit(UPDATE_GROUP, 'onDropped: ({ handBack }) => handBack(),', '')],
+      caughtBy: 'the claim of an update whose caller has gone is handed back',
+    },
+    {
+      name: 'an answer that did not get out keeps its claim (gRPC)',
+      edits: [edit('dist/src/rpc/grpc.js', DELIVERED, 'if (false)')],
+      caughtBy: handedBack('gRPC'),
+    },
+    {
+      name: 'an answer that did not get out keeps its claim (HTTP)',
+      edits: [edit('dist/src/rpc/connect.js', DELIVERED, 'if (false)')],
+      caughtBy: handedBack('HTTP'),
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'group_commit' })),
+  {
+    name: 'what a repeat was given again is handed back by the first call',
+    edits: [
+      edit(
+        'dist/src/store/sql/release_claims.js',
+        'r.repeated_lease is distinct from r.lease_number',
+        'true',
+      ),
+    ],
+    testFile: 'statements',
+    caughtBy: 'releaseClaims leaves what a repeat was given again; a later lease is handed back as ever',
+  },
+  {
+    name: 'claims never begin at the floor again',
+    edits: [
+      edit(
+        NEXT_RUNS,
+        'return this.#clock.now() - stage.sweptAt >=',
+        'return stage.sweptAt === Number.NEGATIVE_INFINITY && this.#clock.now() - stage.sweptAt >=',
+      ),
+    ],
+    testFile: 'next_runs',
+    caughtBy: 'find what was committed late at the next sweep, and at once when they would come back short',
+  },
+  {
+    name: 'claims always begin at the floor',
+    edits: [edit(NEXT_RUNS, 'slots, stage.marks)', 'slots, FLOOR_OF_ALL)')],
+    testFile: 'next_runs',
+    caughtBy: 'cost the same over rows that VACUUM may not remove',
+  },
+  {
+    name: 'a sweep leaves the mark ahead of what it found',
+    edits: [
+      edit(
+        NEXT_RUNS,
+        'stage.marks[LIMITS.priorityMax - priority] = mark',
+        'if (marks !== FLOOR_OF_ALL || stage.marks[LIMITS.priorityMax - priority] === FLOOR_OF_ALL[0]) stage.marks[LIMITS.priorityMax - priority] = mark',
+      ),
+    ],
+    testFile: 'next_runs',
+    caughtBy: 'after a sweep go on from what it found',
+  },
+  {
+    name: 'a transaction that stands still keeps its locks',
+    edits: [
+      edit('dist/src/store/pool.js', `begin; set local idle_in_transaction_session_timeout = '5s'`, 'begin'),
+    ],
+    testFile: 'pool',
+    caughtBy: 'that stands still is ended by the database, which frees what it had locked',
+  },
+  {
+    name: 'a stop waits for a silent database',
+    edits: [
+      edit('dist/src/server.js', 'pool.abort();\n                watchPool.abort();', ''),
+      edit(
+        'dist/src/server.js',
+        'setTimeout(() => pool.abort(), CLOSE_POOL_MS)',
+        'setTimeout(() => undefined, CLOSE_POOL_MS)',
+      ),
+    ],
+    testFile: 'stop',
+    caughtBy: 'comes to an end although the database has gone silent',
+  },
+];

@@ -4,6 +4,7 @@ import { Code } from '@connectrpc/connect';
 import type { Run } from '../gen/baton/v1/run_pb.js';
 import { RunState } from '../gen/baton/v1/run_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
+import type { JsonObject } from '@bufbuild/protobuf';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
@@ -389,6 +390,10 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
       'repository',
       'trace_parent',
     ]);
+    const deep = (depth: number): JsonObject => (depth === 1 ? { x: 1 } : { x: deep(depth - 1) });
+    const made = (await baton.jobs.createRun({ input: deep(30) })).run;
+    assert.deepEqual((await baton.jobs.getRun({ id: made?.id ?? '' })).run?.input, deep(30));
+    assert.deepEqual((await failure(baton.jobs.createRun({ input: deep(31) }))).fields, ['input']);
     const nested = await failure(baton.jobs.batchCreateRuns({ requests: [{}, { priority: -1 }] }));
     assert.deepEqual(nested.fields, ['requests[1].priority']);
     for (const [call, reason] of [

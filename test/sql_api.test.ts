@@ -87,8 +87,8 @@ const EDGES: readonly SqlRequest[] = [
   { input: ofBytes(MIB + 1) },
   { input: { list: Array.from({ length: MIB / 2 - 6 }, () => 1), x: 'y'.repeat(3) } },
   { input: { list: Array.from({ length: MIB / 2 }, () => 1) } },
-  { input: nested(64) },
-  { input: nested(65) },
+  { input: nested(30) },
+  { input: nested(31) },
   { pipeline: 'X', priority: 99, max_attempts: -5, labels: { '': '' }, trace_parent: 'x' },
 ];
 

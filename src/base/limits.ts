@@ -62,7 +62,8 @@ export const LIMITS = {
   pageSizeDefault: 50,
   pageSizeMax: 1000,
   filterValues: 100,
-  jsonDepth: 64,
+  /** Each level of an object is up to three messages on the wire, and most clients take at most 100 inside each other. */
+  jsonDepth: 30,
   messageBytes: 16 * 1024 * 1024,
   claimWaiters: 20_000,
   /** Stages of which a server remembers how far they are claimed. */

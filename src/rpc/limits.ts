@@ -28,7 +28,7 @@ export const RPC_LIMITS = {
    * Nesting of messages. A level of a Struct is two (Value in Struct), so that the service's own limit of JSON levels
    * is met first and named in its error.
    */
-  messageDepth: 2 * LIMITS.jsonDepth + 32,
+  messageDepth: 3 * LIMITS.jsonDepth + 32,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,
 } as const;

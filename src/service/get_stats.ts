@@ -1,4 +1,5 @@
 import { LIMITS } from '../base/limits.js';
+import { SharedRead } from '../base/shared_read.js';
 import type { Pool } from '../store/pool.js';
 import { getStats, type StageCounts } from '../store/sql/get_stats.js';
 import { getStatsFlow, type StageFlow } from '../store/sql/get_stats_flow.js';
@@ -46,14 +47,12 @@ function pipelineStats(counts: readonly StageCounts[], flows: readonly StageFlow
 }
 
 /**
- * Reads the figures of all pipelines, since counting one costs as much. At most one reading is under way, and all who
- * ask meanwhile share the next one: however many dashboards there are, a server counts the runs once at a time, and
- * nobody is shown figures from before the call.
+ * Reads the figures of all pipelines, since counting one costs as much, and once for all who ask at the same time: however
+ * many dashboards there are, a server counts the runs once at a time.
  */
 export class Stats {
   readonly #pool: Pool;
-  #running: Promise<readonly PipelineStats[]> | undefined;
-  #next: Promise<readonly PipelineStats[]> | undefined;
+  readonly #shared = new SharedRead<readonly PipelineStats[]>(() => this.#read());
 
   constructor(pool: Pool) {
     this.#pool = pool;
@@ -64,33 +63,13 @@ export class Stats {
    * @throws BatonError INVALID_ARGUMENT or PIPELINE_NOT_FOUND
    */
   async get(pipeline: string): Promise<readonly PipelineStats[]> {
-    if (pipeline === '') return this.#shared();
+    if (pipeline === '') return this.#shared.get();
     const found = new Violations();
     found.name('pipeline', pipeline);
     found.throwIfAny();
-    const stats = (await this.#shared()).filter((entry) => entry.pipeline === pipeline);
+    const stats = (await this.#shared.get()).filter((entry) => entry.pipeline === pipeline);
     if (stats.length === 0) throw pipelineNotFound(pipeline);
     return stats;
-  }
-
-  #shared(): Promise<readonly PipelineStats[]> {
-    if (this.#running === undefined) return this.#start();
-    this.#next ??= this.#running
-      .catch(() => undefined)
-      .then(() => {
-        this.#next = undefined;
-        // A call that came in this very moment has begun one, which is as new for those who wait.
-        return this.#running ?? this.#start();
-      });
-    return this.#next;
-  }
-
-  #start(): Promise<readonly PipelineStats[]> {
-    const reading = this.#read().finally(() => {
-      this.#running = undefined;
-    });
-    this.#running = reading;
-    return reading;
   }
 
   /** Two statements of a snapshot each, so that no old one is held while the other is read. */

@@ -2,7 +2,9 @@ import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { Metric } from '../base/metrics.js';
+import { SharedRead } from '../base/shared_read.js';
 import type { Pool } from '../store/pool.js';
+import { readHead } from '../store/sql/read_head.js';
 import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
 import { LogIdentity } from '../watch/identity.js';
@@ -104,6 +106,7 @@ export function createService({
   const updates = createUpdateGroup(pool, claims, next);
   const extensions = createExtendGroup(pool);
   const stats = new Stats(pool);
+  const head = new SharedRead(() => readHead(pool));
   const counts = new CallCounts();
   const jobs: JobService = {
     createRun: (request, call) => creates.createRun(request, call),
@@ -119,7 +122,7 @@ export function createService({
     retryRun: (request) => retryRun(pool, request),
     retryRuns: (request, call) => retryRuns(pool, request, call),
     listRunEvents: (request) => listRunEvents(pool, request),
-    watchRuns: (request, call) => watchRuns({ pool, hub, identity }, request, call),
+    watchRuns: (request, call) => watchRuns({ pool, hub, identity, head }, request, call),
   };
 
   return {

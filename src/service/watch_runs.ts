@@ -1,10 +1,11 @@
 import { throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { RunFilter } from '../run/filter.js';
+import type { SharedRead } from '../base/shared_read.js';
 import type { Pool } from '../store/pool.js';
 import { listRuns, type RunPage } from '../store/sql/list_runs.js';
 import { isLost } from '../store/sql/is_lost.js';
-import { readHead } from '../store/sql/read_head.js';
+import type { LogHead } from '../store/sql/read_head.js';
 import type { Hub } from '../watch/hub.js';
 import type { LogIdentity } from '../watch/identity.js';
 import { assertNotLost, isToken, resolveStart } from '../watch/resume_token.js';
@@ -18,11 +19,13 @@ interface WatchSources {
   readonly pool: Pool;
   readonly hub: Hub;
   readonly identity: LogIdentity;
+  /** Of the log; thousands of streams that come back after a restart share it. */
+  readonly head: SharedRead<LogHead>;
 }
 
 /** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
 export async function watchRuns(
-  { pool, hub, identity }: WatchSources,
+  { pool, hub, identity, head: sharedHead }: WatchSources,
   request: WatchRunsRequest,
   call: CallContext,
 ): Promise<WatchStream> {
@@ -44,7 +47,7 @@ export async function watchRuns(
 
   // A token is compared with the log as it is in this moment, whatever has happened to the database since the last look.
   if (isToken(request.after)) await identity.check();
-  const head = await readHead(pool);
+  const head = await sharedHead.get();
   const known = request.untilTerminal ? await knownRuns(pool, request.filter) : undefined;
   // From now: from the moment at which the runs were looked at, so that no end falls between the two.
   const start =

@@ -1,4 +1,5 @@
 import type { Logger } from '../base/log.js';
+import { SharedRead } from '../base/shared_read.js';
 import type { Queryable } from '../store/pool.js';
 import { identifyLog } from '../store/sql/identify_log.js';
 
@@ -6,6 +7,8 @@ import { identifyLog } from '../store/sql/identify_log.js';
 export class LogIdentity {
   readonly #db: Queryable;
   readonly #log: Logger;
+  /** Shared: after a restart thousands of streams come back with a token each. */
+  readonly #check = new SharedRead(() => this.#look());
   #hasTold = false;
 
   constructor(db: Queryable, log: Logger) {
@@ -14,7 +17,11 @@ export class LogIdentity {
   }
 
   /** To be done before any token is compared with the log, and whenever the database may have become another one. */
-  async check(): Promise<void> {
+  check(): Promise<void> {
+    return this.#check.get();
+  }
+
+  async #look(): Promise<void> {
     const { outcome, systemIsKnown } = await identifyLog(this.#db);
     if (outcome === 'epoch') {
       this.#log.warn(

@@ -1339,7 +1339,7 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  *   safe.
  * - counts the length of strings in UTF-16 code units unless a limit is given in bytes; KiB and MiB are those
  *   of the UTF-8 JSON text. U+0000 in any string, also inside a Struct, is INVALID_ARGUMENT. A Struct may be
- *   nested 64 deep.
+ *   nested 30 deep, which is what the decoders of most languages accept.
  * - takes durations and times down to the millisecond; finer parts are dropped. Negative durations are
  *   INVALID_ARGUMENT.
  * - takes requests of at most 16 MiB; a larger one is refused by the transport with RESOURCE_EXHAUSTED.

@@ -1,3 +1,4 @@
+import { fitsEvent } from '../support/chaos_canonical.js';
 import { isInState, isOwed } from './filters.js';
 import type { Truth, TrueEvent } from '../support/chaos_truth.js';
 import type { Segment, Watcher } from './watcher.js';
@@ -163,7 +164,7 @@ function verifyState(
     if (!isInState(watcher.spec.filter, event)) continue;
     should += 1;
     const text = event.text.bare.slice(event.text.bare.indexOf(']') + 1);
-    if (segment.state.get(runId) === text) continue;
+    if (fitsEvent(segment.state.get(runId), text)) continue;
     findings.differences += 1;
     tell(
       findings,

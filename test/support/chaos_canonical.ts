@@ -57,6 +57,21 @@ export function runTextOfProto(run: Run): string {
   ]);
 }
 
+/** Where a run's text has the end of its lease. */
+const LEASE_END = 13;
+
+/**
+ * Whether a run that was shown as it is fits the text of its last event: the same in everything, but that a lease may
+ * have been extended since, which is no event.
+ */
+export function fitsEvent(shown: string | undefined, event: string): boolean {
+  if (shown === undefined || shown === event) return shown === event;
+  const [is, should] = [JSON.parse(shown) as unknown[], JSON.parse(event) as unknown[]];
+  const isExtended = Number(is[LEASE_END]) > Number(should[LEASE_END]) && should[LEASE_END] !== null;
+  is[LEASE_END] = should[LEASE_END];
+  return isExtended && JSON.stringify(is) === JSON.stringify(should);
+}
+
 export function payloadTextOfProto(run: Run): string {
   return JSON.stringify([sorted(run.input), sorted(run.output), sorted(run.checkpoint)]);
 }

@@ -6,6 +6,7 @@ import { create, toBinary } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { ClaimNextRequestSchema, type Claim } from '../gen/baton/v1/job_service_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
+import { systemClock } from '../src/base/clock.js';
 import { BatonError } from '../src/base/errors.js';
 import { GroupCommit, type GroupCommitOptions } from '../src/service/group_commit.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
@@ -23,7 +24,11 @@ void describe('a group', () => {
     let gate: Signal | undefined;
     const group = new GroupCommit<number, string>({
       name: 'numbers',
-      limits: { groupItems: 4, groupWeight: 100, waitingItems: 6, waitingWeight: 1000, aloneInFlight: 1 },
+      limits: {
+        ...{ groupItems: 4, groupWeight: 100, waitingItems: 6, waitingWeight: 1000 },
+        ...{ aloneInFlight: 1, aloneWaitMs: 100 },
+      },
+      clock: systemClock,
       weigh: () => 1,
       keys: () => [],
       async together(items) {
@@ -132,6 +137,30 @@ void describe('a group', () => {
     const results = await Promise.allSettled(submit(group, 1, 2, 3));
     assert.ok(results.every((result) => result.status === 'rejected'));
     assert.deepEqual(sent, [[1, 2, 3]]);
+  });
+
+  void test('what waits too long to be done alone is refused, and may come again', async () => {
+    let nowMs = 0;
+    const gate = new Signal();
+    const { group } = groups({
+      clock: { ...systemClock, now: () => nowMs },
+      together: (items) => Promise.resolve(items.map(() => undefined)),
+      async alone(item) {
+        await gate.promise;
+        return `alone ${item}`;
+      },
+    });
+    const results = submit(group, 1, 2, 3);
+    await waitFor(() => group.groups === 1, 'the group');
+    nowMs = 101;
+    gate.send();
+    const [first, ...late] = await Promise.allSettled(results);
+    assert.equal(first?.status, 'fulfilled');
+    for (const result of late) {
+      assert.ok(result.status === 'rejected' && result.reason instanceof BatonError);
+      assert.equal(result.reason.reason, 'DATABASE_UNAVAILABLE');
+    }
+    assert.equal(await group.submit(4, NEVER), 'alone 4');
   });
 
   void test('items with one key go one after the other, also when the first is done alone', async () => {

@@ -1,6 +1,7 @@
 /** Every statement of src/store/sql on a real PostgreSQL: what it takes, what it leaves alone, and who may do it at once. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { systemClock } from '../src/base/clock.js';
 import { MATCH_ALL, type RunFilter } from '../src/run/filter.js';
 import { endedBy } from '../src/run/lease_end.js';
 import { STAGE_DEFAULTS, type PipelineDefinition, type StageDefinition } from '../src/run/pipeline.js';
@@ -1018,7 +1019,7 @@ describeOnEveryPostgres('statements', (open) => {
     void test(
       'batches with the same request ids in opposite order do not wait for each other in a circle',
       fresh(open, async (db) => {
-        const creates = new CreateRuns(db.pool);
+        const creates = new CreateRuns(db.pool, systemClock);
         for (let round = 0; round < 10; round += 1) {
           const requests = Array.from({ length: 300 }, (_, n) => `${round}/${n}`);
           const batch = (order: readonly string[]) =>

@@ -5,6 +5,7 @@ import { WatchKind } from '../gen/baton/v1/job_service_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import { ErrorInfoSchema } from '../gen/google/rpc/error_details_pb.js';
 import { encodeResumeToken } from '../src/watch/resume_token.js';
+import { LIMITS } from '../src/base/limits.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
@@ -209,7 +210,7 @@ describeOnEveryPostgres('WatchRuns', (open) => {
     const holder = await database.connect();
     await holder.query('begin');
     await holder.query('select 1 from baton.runs for update');
-    // More calls than the pool has connections.
+    // More calls than may wait for locks at the same time.
     const blocked = claims.map((claim) =>
       baton.jobs
         .updateStatus({ runId: claim.run?.id ?? '', leaseToken: claim.leaseToken, status: 'initialized' })
@@ -222,7 +223,7 @@ describeOnEveryPostgres('WatchRuns', (open) => {
       const [row] = await database.pool.query<{ n: number }>(
         `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
       );
-      return (row?.n ?? 0) >= 5;
+      return (row?.n ?? 0) >= LIMITS.groups.aloneInFlight;
     }, 'the calls to wait for the locks');
     await database.pool.query(`insert into baton.runs (repository) values ('meanwhile')`);
     await watch.hasEvents(1);

@@ -75,6 +75,7 @@ export const LIMITS = {
     waitingItems: 10_000,
     waitingWeight: 64 * 1024 * 1024,
     aloneInFlight: 3,
+    aloneWaitMs: 5000,
   },
 
   // Watch.

@@ -29,7 +29,8 @@ export function endedBy(end: RunEvent, report: ReportedEnd, pipeline: PipelineDe
       run.error.message === (report.error?.message ?? '')
     );
   }
-  if (end.type === 'RETRY_SCHEDULED') return false;
+  // An error goes with a failure only, so no report that had one has ended the lease otherwise.
+  if (end.type === 'RETRY_SCHEDULED' || report.error !== undefined) return false;
   if (report.status === run.status) return true;
   // A run whose cancel was requested goes to canceled instead of waiting again.
   return (

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { v7 as uuidV7 } from 'uuid';
+import type { Clock } from '../base/clock.js';
 import { BatonError, throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { canonicalJson } from '../run/json.js';
@@ -139,10 +140,11 @@ export class CreateRuns {
   readonly named: GroupCommit<NewRun, Run>;
   readonly #pool: Pool;
 
-  constructor(pool: Pool) {
+  constructor(pool: Pool, clock: Clock) {
     this.#pool = pool;
     const options: Omit<GroupCommitOptions<NewRun, Run>, 'name'> = {
       limits: LIMITS.groups,
+      clock,
       weigh: (run) => run.input?.length ?? 0,
       keys: ({ requestId }) => (requestId === '' ? [] : [requestId]),
       together: async (runs) => (await insert(pool, runs, false)).map(toOutcome),

@@ -1,3 +1,4 @@
+import type { Clock } from '../base/clock.js';
 import { LIMITS } from '../base/limits.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool, Queryable } from '../store/pool.js';
@@ -37,10 +38,14 @@ function validate(request: ExtendLeasesRequest): (string | undefined)[] {
 }
 
 /** All lease extensions of this server, merged. A lease that is not held any more comes out as undefined. */
-export function createExtendGroup(pool: Pool): GroupCommit<Extension, ExtendedLease | undefined> {
+export function createExtendGroup(
+  pool: Pool,
+  clock: Clock,
+): GroupCommit<Extension, ExtendedLease | undefined> {
   return new GroupCommit<Extension, ExtendedLease | undefined>({
     name: 'extend_leases',
     limits: LIMITS.groups,
+    clock,
     weigh: (item) => item.checkpoint?.length ?? 0,
     keys: (item) => [item.runId],
     async together(items) {

@@ -1,3 +1,4 @@
+import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { isContention, wasRolledBack } from '../store/violation.js';
 
@@ -14,12 +15,15 @@ export interface GroupLimits {
   readonly waitingWeight: number;
   /** Items that are done alone at the same time, so that they leave connections to the others. */
   readonly aloneInFlight: number;
+  /** An item that has waited longer to be done alone is refused: those before it wait for locks, and so would it. */
+  readonly aloneWaitMs: number;
 }
 
 export interface GroupCommitOptions<I, R> {
   /** What is merged: a label of the metrics, and in the error of a full queue. */
   readonly name: string;
   readonly limits: GroupLimits;
+  readonly clock: Clock;
   /** What an item costs to keep and to send, in whatever unit the limits are in. */
   weigh(item: I): number;
   /** What the item changes: two items with a key in common are done one after the other, in the order they came. */
@@ -48,6 +52,8 @@ interface Waiter<I, R> {
   readonly settle: (outcome: Outcome<R>) => void;
   /** False once the caller has been answered or has gone away. */
   open: boolean;
+  /** Since when it waits to be done alone. */
+  aloneSince: number;
 }
 
 /** How many waiting items are looked at to fill a group, so that a crowd at one key costs each group little. */
@@ -165,7 +171,14 @@ export class GroupCommit<I, R> {
       this.#weight -= weight;
       answer(outcome);
     };
-    const waiter: Waiter<I, R> = { item, weight, keys: this.#options.keys(item), settle, open: true };
+    const waiter: Waiter<I, R> = {
+      item,
+      weight,
+      keys: this.#options.keys(item),
+      settle,
+      open: true,
+      aloneSince: 0,
+    };
     this.#waiting += 1;
     this.#weight += weight;
     this.#queue.add(waiter);
@@ -240,12 +253,14 @@ export class GroupCommit<I, R> {
   #doAlone(waiter: Waiter<I, R>): void {
     if (!waiter.open) return;
     for (const key of waiter.keys) this.#lonelyKeys.set(key, (this.#lonelyKeys.get(key) ?? 0) + 1);
+    waiter.aloneSince = this.#options.clock.now();
     this.#lonely.add(waiter);
     this.#nextAlone();
   }
 
   #nextAlone(): void {
     if (this.#aloneInFlight >= this.#options.limits.aloneInFlight) return;
+    this.#refuseLate();
     const [waiter] = this.#lonely;
     if (waiter === undefined) return;
     this.#lonely.delete(waiter);
@@ -260,6 +275,20 @@ export class GroupCommit<I, R> {
       (value) => over({ value }),
       (error: unknown) => over({ error }),
     );
+  }
+
+  #refuseLate(): void {
+    const { clock, limits, name } = this.#options;
+    for (const waiter of this.#lonely) {
+      if (clock.now() - waiter.aloneSince <= limits.aloneWaitMs) return;
+      this.#lonely.delete(waiter);
+      this.#releaseKeys(waiter);
+      waiter.settle({
+        error: new BatonError('DATABASE_UNAVAILABLE', `too many calls of ${name} wait for locks`, {
+          retryDelayMs: 1000,
+        }),
+      });
+    }
   }
 
   /** What waited for these keys can go on. */

@@ -102,9 +102,9 @@ export function createService({
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const schedules = new Schedules({ pool: watchPool, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
-  const creates = new CreateRuns(pool);
-  const updates = createUpdateGroup(pool, claims, next);
-  const extensions = createExtendGroup(pool);
+  const creates = new CreateRuns(pool, clock);
+  const updates = createUpdateGroup(pool, claims, next, clock);
+  const extensions = createExtendGroup(pool, clock);
   const stats = new Stats(pool);
   const head = new SharedRead(() => readHead(pool));
   const counts = new CallCounts();

@@ -1,3 +1,4 @@
+import type { Clock } from '../base/clock.js';
 import type { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Claim, Run } from '../run/run.js';
@@ -62,11 +63,13 @@ export function createUpdateGroup(
   pool: Pool,
   claims: Claims,
   next: NextRuns,
+  clock: Clock,
 ): GroupCommit<UpdateItem, Updated> {
   const parts = { claims, next };
   return new GroupCommit<UpdateItem, Updated>({
     name: 'update_status',
     limits: LIMITS.groups,
+    clock,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,
     together: (items) => inOne(pool, next, items, (db) => updateTogether(db, parts, items)),

@@ -131,6 +131,12 @@ export class Model {
     run.history.push({ type, previousStatus, view: { ...run.view } });
   }
 
+  /** What says nothing new is no change. */
+  #tell(run: ModelRun, news: Partial<View>): void {
+    if (isDeepStrictEqual({ ...run.view, ...news }, run.view)) return;
+    this.#commit(run, 'UPDATED', run.view.status, news);
+  }
+
   stageOf({ pipeline, view }: ModelRun): ModelStage | undefined {
     return pipeline.stages.find(({ name }) => name === view.stage);
   }
@@ -233,7 +239,7 @@ export class Model {
       ...(report.checkpoint === undefined ? {} : { checkpoint: report.checkpoint }),
     };
     if (report.status === stage.processing) {
-      this.#commit(run, 'UPDATED', view.status, news);
+      this.#tell(run, news);
       return 'OK';
     }
     if (report.status === stage.done) this.#complete(run, stage, news);
@@ -270,7 +276,7 @@ export class Model {
     news: Partial<Pick<View, 'progress' | 'statusMessage' | 'checkpoint'>>,
   ): boolean {
     if (run.token !== token) return false;
-    if (Object.keys(news).length > 0) this.#commit(run, 'UPDATED', run.view.status, news);
+    this.#tell(run, news);
     return true;
   }
 

@@ -198,6 +198,7 @@ void describe('the end of a lease', () => {
     assert.equal(endedBy(done, said('initialized', { output: { a: 2 } }), CI), false);
     assert.equal(endedBy(done, said('error'), CI), false);
     assert.equal(endedBy(done, said('new'), CI), false);
+    assert.equal(endedBy(done, said('initialized', { error: X }), CI), false, 'the first had no error');
   });
 
   void test('an error is the same with its code and its message only, final or not', () => {

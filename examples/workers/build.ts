@@ -21,16 +21,17 @@ export async function buildWorkers(signal: AbortSignal): Promise<void> {
   await buildGo(join(EXAMPLE, 'go'), GO_WORKER, signal);
 }
 
-export function pythonWorker({ server, stage, leaseSeconds }: StageWorker): Command {
-  const script = join(EXAMPLE, 'python', 'worker.py');
-  return pythonProgram(script, '--server', server, '--stage', stage, '--lease', String(leaseSeconds));
+export function pythonWorker(worker: StageWorker): Command {
+  const { env, ...command } = pythonProgram(join(EXAMPLE, 'python', 'worker.py'));
+  return { ...command, env: { ...env, ...settings(worker) } };
 }
 
-export function goWorker({ server, stage, leaseSeconds }: StageWorker): Command {
-  return {
-    program: GO_WORKER,
-    args: ['--server', server, '--stage', stage, '--lease', `${leaseSeconds}s`],
-  };
+export function goWorker(worker: StageWorker): Command {
+  return { program: GO_WORKER, args: [], env: settings(worker) };
+}
+
+function settings({ server, stage, leaseSeconds }: StageWorker): Record<string, string> {
+  return { BATON: server, STAGE: stage, LEASE_S: String(leaseSeconds) };
 }
 
 /** Builds them when it is run as a program, and prints how each is started. */

@@ -26,7 +26,8 @@ const retries = `{"methodConfig": [{"name": [{"service": "baton.v1.JobService"}]
 
 var stage, worker = cmp.Or(os.Getenv("STAGE"), "initialize"), "go-" + rand.Text()
 var lease, _ = time.ParseDuration(cmp.Or(os.Getenv("LEASE_S"), "30") + "s")
-var words = map[string][]string{"initialize": {"new", "initialized"}, "run": {"initialized", "success"}}[stage]
+var waiting = map[string]string{"initialize": "new", "run": "initialized"}[stage]
+var done = map[string]string{"initialize": "initialized", "run": "success"}[stage]
 var errCanceled = errors.New("cancel requested")
 
 // handle is the work: yours goes here. It ends when ctx does; another error fails the attempt.
@@ -69,14 +70,14 @@ func work(stopping context.Context, jobs batonv1.JobServiceClient, claim *batonv
 			}
 		}
 	}()
-	update := &batonv1.UpdateStatusRequest{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken, Status: words[0]}
+	update := &batonv1.UpdateStatusRequest{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken, Status: waiting}
 	output, err := handle(ctx, claim.Run)
 	if context.Cause(ctx) == errCanceled {
 		update.Status = "canceled"
 	} else if ctx.Err() == nil && err != nil {
 		update.Status, update.Error = "error", &batonv1.UpdateError{Message: err.Error(), Retryable: true}
 	} else if ctx.Err() == nil {
-		update.Status, update.Output = words[1], output
+		update.Status, update.Output = done, output
 	} // else a stop hands the run back; with a lost lease the server refuses that
 	if stopping.Err() == nil {
 		update.ClaimNext = claimNext(0)

@@ -11,8 +11,8 @@ import {
 } from '../store/sql/claim_runs.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 
-/** At most this often a claim that needs not begins at the floor. */
-const SWEEP_MS = 1000;
+/** A claim that begins at the floor is not made again before this. */
+const SWEEP_MS = 20;
 /** Over rows that VACUUM may not remove a sweep takes long; it has at most this part of the time. */
 const SWEEP_SHARE = 1 / 20;
 
@@ -28,8 +28,9 @@ interface StageMarks {
  *
  * The mark is the last run that this server claimed, and nothing of before it should be waiting. Yet there may be: of
  * a transaction that was committed late, a row that was locked at the time, a run whose priority was changed. So a
- * claim begins at the floor once a second, and when it would come back short; it then leaves the mark at what it
- * found, so that what comes after that is next. What goes back to waiting gets a fresh place by itself.
+ * claim begins at the floor as often as that takes no more than a small part of the time: nearly always where little
+ * is claimed, and seldom where there is much to walk over. It leaves the mark at what it found, so that what comes
+ * after that is next. What goes back to waiting gets a fresh place by itself.
  */
 export class NextRuns {
   readonly #clock: Clock;
@@ -40,28 +41,12 @@ export class NextRuns {
   }
 
   /** As `claimRuns`, which see. */
-  async claim(db: Queryable, key: StageKey, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
+  claim(db: Queryable, key: StageKey, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
     const stage = this.#stageOf(key);
-    if (this.#maySweep(stage, SWEEP_MS)) return this.#sweep(db, key, stage, slots);
-    const result = await this.#from(db, key, stage, slots, stage.marks);
-    const open = slots.map((slot, index) => {
-      const left = slot.maxRuns - (result.claims[index]?.length ?? 0);
-      return { index, slot: { ...slot, maxRuns: left } };
-    });
-    const short = open.filter(({ slot }) => slot.maxRuns > 0);
-    const isOver = short.length === 0 || !result.stageKnown || result.stageLimited;
-    if (isOver || !this.#maySweep(stage, 0)) return result;
-    const more = await this.#sweep(
-      db,
-      key,
-      stage,
-      short.map(({ slot }) => slot),
-    ).catch((error: unknown) => {
-      // What was claimed is claimed; a transaction of the caller fails at its next step.
-      if (result.last.size === 0) throw error;
-      return undefined;
-    });
-    return more === undefined ? result : merged(result, more, short);
+    const pauseMs = Math.max(SWEEP_MS, stage.sweepMs / SWEEP_SHARE);
+    return this.#clock.now() - stage.sweptAt >= pauseMs
+      ? this.#sweep(db, key, stage, slots)
+      : this.#from(db, key, stage, slots, stage.marks);
   }
 
   #stageOf({ pipeline, stage }: StageKey): StageMarks {
@@ -74,10 +59,6 @@ export class NextRuns {
       this.#stages.set(name, marks);
     }
     return marks;
-  }
-
-  #maySweep(stage: StageMarks, afterMs: number): boolean {
-    return this.#clock.now() - stage.sweptAt >= Math.max(afterMs, stage.sweepMs / SWEEP_SHARE);
   }
 
   async #sweep(
@@ -116,16 +97,4 @@ export class NextRuns {
   forget({ pipeline, stage }: StageKey): void {
     this.#stages.delete(`${pipeline}/${stage}`);
   }
-}
-
-function merged(
-  first: ClaimResult,
-  more: ClaimResult,
-  places: readonly { readonly index: number }[],
-): ClaimResult {
-  const claims = [...first.claims];
-  places.forEach(({ index }, place) => {
-    claims[index] = [...(claims[index] ?? []), ...(more.claims[place] ?? [])];
-  });
-  return { ...more, claims };
 }

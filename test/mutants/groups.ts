@@ -85,12 +85,12 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         NEXT_RUNS,
-        'return this.#clock.now() - stage.sweptAt >=',
-        'return stage.sweptAt === Number.NEGATIVE_INFINITY && this.#clock.now() - stage.sweptAt >=',
+        'this.#clock.now() - stage.sweptAt >= pauseMs',
+        'stage.sweptAt === Number.NEGATIVE_INFINITY',
       ),
     ],
     testFile: 'next_runs',
-    caughtBy: 'find what was committed late at the next sweep, and at once when they would come back short',
+    caughtBy: 'find what was committed late at the next sweep',
   },
   {
     name: 'claims always begin at the floor',

@@ -201,8 +201,8 @@ declare
 begin
   return case
     when pg_catalog.jsonb_typeof(input) <> 'object' then 'input: must be an object'
-    when bytes <= 100 then null
-    when pg_catalog.jsonb_path_exists(input, 'strict $.**{64}') then 'input: must be nested at most 64 deep'
+    when bytes <= 60 then null
+    when pg_catalog.jsonb_path_exists(input, 'strict $.**{30}') then 'input: must be nested at most 30 deep'
     when bytes > 300 and pg_catalog.jsonb_path_exists(
         input, 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))')
       then 'input: must have only numbers that fit a double'

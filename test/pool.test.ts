@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BatonError } from '../src/base/errors.js';
-import { describeOnEveryPostgres } from './support/database.js';
+import { createPool } from '../src/store/pool.js';
+import { FaultProxy } from './support/chaos_proxy.js';
+import { describeOnEveryPostgres, silent } from './support/database.js';
 import { create, fresh, waitingForLock } from './support/log_runs.js';
 import { waitFor, within } from './support/wait.js';
 
@@ -28,4 +30,30 @@ describeOnEveryPostgres('a transaction', (open) => {
       assert.equal((await db.pool.query('select 1')).length, 1);
     }),
   );
+});
+
+describeOnEveryPostgres('a pool', (open) => {
+  void test('is closed when its connections are gone, those that have gone silent among them', async () => {
+    const database = await open();
+    const url = new URL(database.url);
+    const proxy = await FaultProxy.start({ host: '127.0.0.1', port: Number(url.port) });
+    url.port = String(proxy.port);
+    const pool = createPool({ databaseUrl: url.toString(), connections: 3, log: silent });
+    try {
+      await Promise.all([1, 2, 3].map(() => pool.query('select pg_sleep(0.1)')));
+      assert.equal(proxy.connections, 3);
+      // Nobody will answer their goodbyes.
+      proxy.mode = 'half-open';
+      let isClosed = false;
+      const closed = pool.close().then(() => (isClosed = true));
+      await waitFor(() => proxy.lostBytes > 0, 'a goodbye to be lost');
+      assert.equal(isClosed, false);
+      pool.abort();
+      await within(closed, 'the pool to be closed');
+    } finally {
+      pool.abort();
+      await proxy.close();
+      await database.drop();
+    }
+  });
 });

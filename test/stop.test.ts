@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FaultProxy } from './support/chaos_proxy.js';
 import { describeOnEveryPostgres } from './support/database.js';
+import { ANY_PORT, ServerProcess } from './support/process.js';
 import { startTestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 
@@ -26,5 +27,28 @@ describeOnEveryPostgres('a stop', (open) => {
     assert.ok((await Promise.all(calls)).every((outcome) => outcome === 'failed'));
     await proxy.close();
     await database.drop();
+  });
+
+  void test('lets the process end although idle connections have gone silent', async () => {
+    const database = await open();
+    const url = new URL(database.url);
+    const proxy = await FaultProxy.start({ host: '127.0.0.1', port: Number(url.port) });
+    url.port = String(proxy.port);
+    const server = new ServerProcess(['serve', ...ANY_PORT, '--no-listen', '--database-url', url.toString()]);
+    try {
+      await server.ready();
+      const calls = Array.from({ length: 10 }, () => server.call('ListRuns', {}));
+      assert.deepEqual(new Set((await Promise.all(calls)).map(({ status }) => status)), new Set([200]));
+      const busy = `select from pg_stat_activity where pid <> pg_backend_pid() and state <> 'idle'`;
+      await waitFor(async () => (await database.pool.query(busy)).length === 0, 'the server to be quiet');
+      // Nobody says anything over them now, and nobody will answer their goodbyes.
+      proxy.mode = 'half-open';
+      assert.equal(await server.end(), 0);
+    } finally {
+      server.child.kill('SIGKILL');
+      await server.exited;
+      await proxy.close();
+      await database.drop();
+    }
   });
 });

@@ -37,7 +37,10 @@ export interface Pool extends Queryable {
   readonly idle: number;
   /** Who waits for a connection. */
   readonly waiting: number;
-  /** Waits for what is running, then closes every connection. */
+  /**
+   * Waits for what is running, then closes every connection, and resolves when all are gone. A database that has gone
+   * silent can keep it waiting until `abort`.
+   */
   close(): Promise<void>;
   /** Breaks every connection and makes no more: what is running or comes fails at once, so that a stop need not wait. */
   abort(): void;
@@ -155,7 +158,11 @@ export function createPool(options: PoolOptions): Pool {
     clients.add(client);
     if (aborted) destroySocket(client);
   });
-  pool.on('remove', (client) => clients.delete(client));
+  let onEmpty: (() => void) | undefined;
+  pool.on('remove', (client) => {
+    clients.delete(client);
+    if (clients.size === 0) onEmpty?.();
+  });
   pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
 
   /** A connection of one's own. One that broke on the way is not given back to the pool. */
@@ -248,7 +255,12 @@ export function createPool(options: PoolOptions): Pool {
     get waiting() {
       return pool.waitingCount;
     },
-    close: () => pool.end(),
+    async close() {
+      await pool.end();
+      // The pool forgets an idle connection when it says goodbye; one that has gone silent never answers that, and its
+      // socket alone would keep the process from ending.
+      if (clients.size > 0) await new Promise<void>((resolve) => (onEmpty = resolve));
+    },
     abort() {
       aborted = true;
       for (const client of clients) destroySocket(client);

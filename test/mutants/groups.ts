@@ -131,4 +131,10 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     testFile: 'stop',
     caughtBy: 'comes to an end although the database has gone silent',
   },
+  {
+    name: 'a pool is closed before its connections are gone',
+    edits: [edit('dist/src/store/pool.js', 'if (clients.size > 0)', 'if (false)')],
+    testFile: 'pool',
+    caughtBy: 'is closed when its connections are gone, those that have gone silent among them',
+  },
 ];

@@ -124,8 +124,10 @@ export class ChaosServer {
       () => true,
       () => false,
     );
-    if (!ended) await this.kill();
-    return ended;
+    if (ended) return true;
+    this.log = `${this.log}it did not stop; open:\n${await process.whatIsOpen()}\n`;
+    await this.kill();
+    return false;
   }
 
   /** Memory of the process in MiB, where the machine tells. */

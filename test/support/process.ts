@@ -7,6 +7,10 @@ import { waitFor, within } from './wait.js';
 
 const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url));
 const START_TIMEOUT_MS = 30_000;
+const REPORT_TIMEOUT_MS = 5000;
+/** Asked by this signal, a process says what keeps it alive; its standard error is where it is looked for. */
+const REPORT_SIGNAL = 'SIGUSR2';
+const REPORT = ['--report-on-signal', `--report-signal=${REPORT_SIGNAL}`, '--report-filename=stderr'];
 
 /** A folder that every user may enter, since PostgreSQL may run as another one; removed by `remove`. */
 export async function temporaryDir(): Promise<{ path: string; remove: () => Promise<void> }> {
@@ -31,7 +35,7 @@ export class BatonProcess {
   stderr = '';
 
   constructor(args: readonly string[], options: { cwd?: string; env?: NodeJS.ProcessEnv } = {}) {
-    this.child = spawn(process.execPath, [MAIN, ...args], {
+    this.child = spawn(process.execPath, [...REPORT, MAIN, ...args], {
       cwd: options.cwd,
       env: cleanEnv(options.env ?? {}),
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -54,6 +58,26 @@ export class BatonProcess {
     if (match === null)
       throw new Error(`the process ended without ${pattern}:\n${this.stdout}\n${this.stderr}`);
     return match;
+  }
+
+  /** What keeps it from ending: the handles that are open in it, one line of JSON each. */
+  async whatIsOpen(): Promise<string> {
+    const from = this.stderr.length;
+    this.child.kill(REPORT_SIGNAL);
+    let report = '';
+    await waitFor(
+      () => {
+        const text = this.stderr.slice(from);
+        report = /^\{$[\s\S]*^\}$/m.exec(text)?.[0] ?? '';
+        return report !== '';
+      },
+      'the process to say what is open',
+      REPORT_TIMEOUT_MS,
+    ).catch(() => undefined);
+    if (report === '') return 'it did not say what is open';
+    const { libuv } = JSON.parse(report) as { libuv: { is_active: boolean; is_referenced?: boolean }[] };
+    const alive = libuv.filter((handle) => handle.is_active && handle.is_referenced !== false);
+    return alive.map((handle) => JSON.stringify(handle)).join('\n');
   }
 
   async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {

@@ -183,8 +183,10 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
   await Promise.race([Promise.all(workers), pause(GIVE_UP_MS).then(() => giveUp?.abort())]);
   await everybody;
   // What was still on its way through a server, a creation that nobody waits for among it, is done or never will be.
-  const stopped = await Promise.all(servers.map((server) => server.terminate()));
-  if (stopped.includes(false)) problems.push('a server did not stop in time when all was well');
+  for (const server of servers.map((one) => ({ one, stopped: one.terminate() }))) {
+    if (!(await server.stopped))
+      problems.push(`a server did not stop in time when all was well: ${server.one.logged.slice(-8000)}`);
+  }
   const truth = await oracle.complete();
   const log = await readLog(databaseUrl, truth);
   say(`${log.length} events are committed; comparing`);

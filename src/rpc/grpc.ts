@@ -1,5 +1,5 @@
 import { constants, type ServerHttp2Stream } from 'node:http2';
-import { fromBinary, toBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
+import { fromBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
 import {
   Server,
   ServerCredentials,
@@ -13,6 +13,7 @@ import { canceledError, type BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
 import { ServerCall, type Observer } from './call.js';
+import { encode } from './encode.js';
 import { malformedRequest } from './errors.js';
 import { deadlineError } from './framework_error.js';
 import { sendAll, Sink } from './grpc_stream.js';
@@ -108,7 +109,7 @@ function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8
     grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
     const answer = call.run(async () => {
       const request = decode(binding.method.input, grpcCall.request);
-      return toBinary(binding.method.output, await binding.invoke(request, call));
+      return encode(binding.method.output, await binding.invoke(request, call));
     });
     answer.then(
       (bytes) => {

@@ -1,4 +1,4 @@
-import { create, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import {
   WatchKind as ProtoKind,
@@ -12,6 +12,7 @@ import {
 } from '../../../gen/baton/v1/run_event_pb.js';
 import type { EventType, RunEvent } from '../../run/run.js';
 import type { WatchKind, WatchMessage } from '../../service/api.js';
+import { encode } from '../encode.js';
 import { runToProto } from './run.js';
 
 const TYPE_TO_PROTO: Readonly<Record<EventType, ProtoType>> = {
@@ -94,7 +95,7 @@ export function encodeWatchMessage(message: WatchMessage): Buffer {
   let bytes = encoded.get(message);
   if (bytes === undefined) {
     encodeCounts.messages++;
-    const head = toBinary(WatchRunsResponseSchema, headToProto(message));
+    const head = encode(WatchRunsResponseSchema, headToProto(message));
     // Protobuf lets the fields of a message stand in any order: the events may follow the rest.
     bytes = Buffer.concat([head, ...message.events.map((event) => encodeEntry(event, message))]);
     encoded.set(message, bytes);
@@ -114,7 +115,7 @@ function encodeEntry(event: RunEvent, message: WatchMessage): Uint8Array {
   let bytes = cache.get(event);
   if (bytes === undefined) {
     encodeCounts.events++;
-    const body = toBinary(RunEventSchema, entryToProto(event, message));
+    const body = encode(RunEventSchema, entryToProto(event, message));
     const tag = WatchRunsResponseSchema.field.events.number;
     bytes = new BinaryWriter().tag(tag, WireType.LengthDelimited).bytes(body).finish();
     cache.set(event, bytes);

@@ -293,7 +293,7 @@ describeOnEveryPostgres('statements', (open) => {
           [50, 300_000],
         ] as const) {
           await db.pool.query(
-            'update baton.runs set schedule_time = null, attempt = $1, attempts_allowed = 99',
+            'update baton.runs set schedule_time = null, attempt = $1, max_attempts = 99',
             [attempt - 1],
           );
           const again = await claimOne(db.pool);

@@ -1,0 +1,75 @@
+/** What becomes of open runs, of switches and of calls when the definition of a pipeline changes under them. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, test } from 'node:test';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { Claim } from '../gen/baton/v1/job_service_pb.js';
+import type { StageSchema } from '../gen/baton/v1/pipeline_pb.js';
+import { RunState, type Run } from '../gen/baton/v1/run_pb.js';
+import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
+import { startTestServer, type TestServer } from './support/server.js';
+
+type StageInit = MessageInitShape<typeof StageSchema>;
+
+const SINGLE: StageInit = { name: 's', processingStatus: 'at', doneStatus: 'done' };
+
+describeOnEveryPostgres('a definition that changes', (open) => {
+  let database: TestDatabase;
+  let baton: TestServer;
+
+  beforeEach(async () => {
+    database = await open();
+    baton = await startTestServer(database.url);
+  });
+
+  afterEach(async () => {
+    await baton.stop();
+    await database.drop();
+  });
+
+  const put = (...stages: StageInit[]) => baton.pipelines.putPipeline({ pipeline: { name: 'p', stages } });
+
+  const create = async (fields: { maxAttempts?: number } = {}): Promise<string> =>
+    (await baton.jobs.createRun({ pipeline: 'p', ...fields })).run?.id ?? '';
+
+  const claim = async (stage = 's'): Promise<Claim> => {
+    const { claims } = await baton.jobs.claimNext({ pipeline: 'p', stage, wait: { seconds: 10n } });
+    assert.ok(claims[0], 'nothing to claim');
+    return claims[0];
+  };
+
+  const tokenOf = (held: Claim) => ({ runId: held.run?.id ?? '', leaseToken: held.leaseToken });
+
+  const fail = async (held: Claim): Promise<Run | undefined> => {
+    const error = { code: 'X', retryable: true, retryDelay: {} };
+    return (await baton.jobs.updateStatus({ ...tokenOf(held), status: 'error', error })).run;
+  };
+
+  void test('gives more attempts, or fewer, to runs that are in the stage already', async () => {
+    await put({ ...SINGLE, maxAttempts: 1 });
+    await create();
+    await create({ maxAttempts: 1 });
+    const [first, own] = [await claim(), await claim()];
+    await put({ ...SINGLE, maxAttempts: 3, backoff: { initial: {} } });
+    assert.deepEqual(
+      [(await fail(own))?.state, (await fail(first))?.state],
+      [RunState.FAILED, RunState.PENDING],
+    );
+    const second = await claim();
+    assert.deepEqual([second.run?.attempt, second.run?.maxAttempts], [2, 3]);
+    await put({ ...SINGLE, maxAttempts: 2 });
+    const failed = await fail(second);
+    assert.deepEqual([failed?.state, failed?.maxAttempts], [RunState.FAILED, 2]);
+  });
+
+  void test('gives more attempts to a run whose lease ends', async () => {
+    await put({ ...SINGLE, maxAttempts: 1 });
+    const id = await create();
+    await claim();
+    await put({ ...SINGLE, maxAttempts: 2, backoff: { initial: {} } });
+    await database.pool.query('update baton.runs set lease_expire_time = clock_timestamp() where id = $1', [
+      id,
+    ]);
+    const { run } = await claim();
+    assert.deepEqual([run?.id, run?.attempt, run?.maxAttempts], [id, 2, 2]);
+  });
+});

@@ -6,6 +6,7 @@ import type { Claim } from '../gen/baton/v1/job_service_pb.js';
 import type { StageSchema } from '../gen/baton/v1/pipeline_pb.js';
 import { RunState, type Run } from '../gen/baton/v1/run_pb.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
+import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
 
 type StageInit = MessageInitShape<typeof StageSchema>;
@@ -71,5 +72,20 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     ]);
     const { run } = await claim();
     assert.deepEqual([run?.id, run?.attempt, run?.maxAttempts], [id, 2, 2]);
+  });
+
+  void test('is refused where it would take a run from its worker, or make one ACTIVE that nobody has', async () => {
+    await put(SINGLE);
+    const waiting = await create();
+    const swapped = { name: 's', processingStatus: 'new', doneStatus: 'done' };
+    const turned = { pipeline: { name: 'p', initialStatus: 'at', stages: [swapped] } };
+    const refused = await failure(baton.pipelines.putPipeline(turned));
+    assert.deepEqual([refused.reason, refused.metadata['statuses']], ['PIPELINE_IN_USE', 'new']);
+    const held = await claim();
+    const again = await failure(baton.pipelines.putPipeline(turned));
+    assert.deepEqual([again.reason, again.metadata['statuses']], ['PIPELINE_IN_USE', 'at']);
+    const done = await baton.jobs.updateStatus({ ...tokenOf(held), status: 'done' });
+    assert.deepEqual([done.run?.id, done.run?.state], [waiting, RunState.SUCCEEDED]);
+    await baton.pipelines.putPipeline(turned);
   });
 });

@@ -102,7 +102,8 @@ function validate(definition: PipelineDefinition): void {
 /**
  * Creates a pipeline or replaces its definition. Runs in a stage that is still there go on under the new one.
  *
- * @throws BatonError INVALID_ARGUMENT, or PIPELINE_IN_USE when open runs are in a status that would be gone
+ * @throws BatonError INVALID_ARGUMENT, or PIPELINE_IN_USE when open runs are in a status that would be gone or turned
+ *   from waiting into work or back
  */
 export async function putPipeline(pool: Pool, definition: PipelineDefinition): Promise<Pipeline> {
   validate(definition);
@@ -112,7 +113,7 @@ export async function putPipeline(pool: Pool, definition: PipelineDefinition): P
       const list = stranded.map(({ status, runs }) => `${status} (${runs})`).join(', ');
       throw new BatonError(
         'PIPELINE_IN_USE',
-        `open runs are in statuses that the new definition lacks: ${list}`,
+        `open runs are in statuses that the new definition lacks, or turns from waiting into work or back: ${list}`,
         {
           metadata: { pipeline: definition.name, statuses: stranded.map(({ status }) => status).join(',') },
         },

@@ -479,8 +479,9 @@ export const PipelineService: GenService<{
    *
    * Errors, beside those of every call:
    * - INVALID_ARGUMENT: also when statuses, names of stages or names of schedules are not distinct.
-   * - PIPELINE_IN_USE (FAILED_PRECONDITION): open runs are in a status that the new definition lacks. Nothing
-   *   was changed. Keep the status until they have left it.
+   * - PIPELINE_IN_USE (FAILED_PRECONDITION): open runs are in a status that the new definition lacks, or wait
+   *   in one in which it has them worked on, or the other way round. Nothing was changed. Keep the status as it
+   *   is until they have left it.
    *
    * Idempotent except for `generation` and `update_time`: safe to retry.
    *

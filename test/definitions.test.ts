@@ -88,4 +88,17 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     assert.deepEqual([done.run?.id, done.run?.state], [waiting, RunState.SUCCEEDED]);
     await baton.pipelines.putPipeline(turned);
   });
+
+  void test('that is gone keeps its runs from being retried, and a report from being repeated in vain', async () => {
+    await put(SINGLE);
+    const id = await create();
+    const report = { ...tokenOf(await claim()), status: 'done', output: { n: 1 } };
+    await baton.jobs.updateStatus(report);
+    await baton.pipelines.deletePipeline({ name: 'p' });
+    assert.equal((await failure(baton.jobs.retryRun({ runId: id }))).reason, 'PIPELINE_NOT_FOUND');
+    const repeated = await baton.jobs.updateStatus(report);
+    assert.deepEqual([repeated.run?.id, repeated.run?.status], [id, 'done']);
+    const other = await failure(baton.jobs.updateStatus({ ...report, status: 'error', output: undefined }));
+    assert.equal(other.reason, 'LEASE_LOST');
+  });
 });

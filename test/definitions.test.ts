@@ -7,7 +7,9 @@ import type { StageSchema } from '../gen/baton/v1/pipeline_pb.js';
 import { RunState, type Run } from '../gen/baton/v1/run_pb.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
+import { waitingForLock } from './support/log_runs.js';
 import { startTestServer, type TestServer } from './support/server.js';
+import { waitFor, within } from './support/wait.js';
 
 type StageInit = MessageInitShape<typeof StageSchema>;
 
@@ -44,6 +46,12 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     const error = { code: 'X', retryable: true, retryDelay: {} };
     return (await baton.jobs.updateStatus({ ...tokenOf(held), status: 'error', error })).run;
   };
+
+  const untilLockIsWaitedFor = (settled: () => boolean): Promise<void> =>
+    waitFor(
+      async () => settled() || (await waitingForLock(database.pool)).length > 0,
+      'a statement to wait for a lock, or to go on without',
+    );
 
   void test('gives more attempts, or fewer, to runs that are in the stage already', async () => {
     await put({ ...SINGLE, maxAttempts: 1 });
@@ -100,5 +108,19 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     assert.deepEqual([repeated.run?.id, repeated.run?.status], [id, 'done']);
     const other = await failure(baton.jobs.updateStatus({ ...report, status: 'error', output: undefined }));
     assert.equal(other.reason, 'LEASE_LOST');
+  });
+
+  void test('that is gone while a run is created is told as such', async () => {
+    await put(SINGLE);
+    const remover = await database.connect();
+    await remover.query('begin');
+    await remover.query(`delete from baton.pipelines where name = 'p'`);
+    let settled = false;
+    const created = baton.jobs.createRun({ pipeline: 'p' }).finally(() => (settled = true));
+    created.catch(() => undefined);
+    await untilLockIsWaitedFor(() => settled);
+    await remover.query('commit');
+    assert.equal((await failure(within(created, 'the creation'))).reason, 'DATABASE_UNAVAILABLE');
+    assert.equal((await failure(baton.jobs.createRun({ pipeline: 'p' }))).reason, 'PIPELINE_NOT_FOUND');
   });
 });

@@ -123,4 +123,28 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     assert.equal((await failure(within(created, 'the creation'))).reason, 'DATABASE_UNAVAILABLE');
     assert.equal((await failure(baton.jobs.createRun({ pipeline: 'p' }))).reason, 'PIPELINE_NOT_FOUND');
   });
+
+  void test('neither loses a pause of a stage that comes at the same time, nor refuses it', async () => {
+    const first = (await put(SINGLE)).pipeline;
+    const definer = await database.connect();
+    // What PutPipeline has done when it comes to its commit.
+    await definer.query('begin');
+    await definer.query(`select from baton.pipelines where name = 'p' for update`);
+    await definer.query(
+      `create temporary table kept on commit drop as select * from baton.stages where pipeline = 'p'`,
+    );
+    let settled = false;
+    const paused = baton.pipelines.pausePipeline({ name: 'p', stage: 's' }).finally(() => (settled = true));
+    paused.catch(() => undefined);
+    await untilLockIsWaitedFor(() => settled);
+    await definer.query(`delete from baton.stages where pipeline = 'p'`);
+    await definer.query('insert into baton.stages select * from kept');
+    await definer.query('commit');
+    const after = (await within(paused, 'the pause')).pipeline;
+    assert.equal(after?.stages[0]?.paused, true);
+    assert.deepEqual((await baton.pipelines.getPipeline({ name: 'p' })).pipeline, after, 'it stays so');
+    assert.notDeepEqual(after.updateTime, first?.updateTime, 'it shows when it was paused');
+    await create();
+    assert.equal((await baton.jobs.claimNext({ pipeline: 'p', stage: 's' })).claims.length, 0);
+  });
 });

@@ -17,6 +17,7 @@ import { putPipeline as writePipeline } from '../store/sql/put_pipeline.js';
 import { putSchedules } from '../store/sql/put_schedules.js';
 import { readScheduleTimes } from '../store/sql/read_schedule_times.js';
 import type { ListPipelinesRequest, ListPipelinesResponse, PauseRequest } from './api.js';
+import { unknownStage } from './claim_within_limits.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
 import { planSchedules, validateSchedule } from './schedule_rules.js';
 import { Violations } from './validate.js';
@@ -188,19 +189,13 @@ export async function setPaused(pool: Pool, request: PauseRequest, paused: boole
   if (request.stage !== '') found.name('stage', request.stage);
   found.throwIfAny();
   const { name, stage } = request;
-  if (stage === '') {
-    await pausePipeline(pool, name, paused);
-  } else if (
-    !(await pauseStage(pool, name, stage, paused)) &&
-    (await selectPipeline(pool, name)) !== undefined
-  ) {
-    throw new BatonError(
-      'STAGE_NOT_FOUND',
-      `pipeline ${JSON.stringify(name)} has no stage ${JSON.stringify(stage)}`,
-      {
-        metadata: { pipeline: name, stage },
-      },
-    );
-  }
-  return getPipeline(pool, name);
+  return pool.transaction(async (tx) => {
+    // A definition that is just being put carries the switches of its stages over: it is waited for, and waits for this.
+    if (!(await pausePipeline(tx, name, stage === '' ? paused : undefined))) throw pipelineNotFound(name);
+    if (stage !== '' && !(await pauseStage(tx, name, stage, paused)))
+      throw unknownStage({ pipeline: name, stage }, true);
+    const pipeline = await selectPipeline(tx, name);
+    if (pipeline === undefined) throw new Error(`pipeline ${name} is not there though it is locked`);
+    return pipeline;
+  });
 }

@@ -147,4 +147,25 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     await create();
     assert.equal((await baton.jobs.claimNext({ pipeline: 'p', stage: 's' })).claims.length, 0);
   });
+
+  void test('that is left open keeps only its own leases from ending', async () => {
+    await put(SINGLE);
+    await create();
+    const own = await claim();
+    const other = (await baton.jobs.createRun({})).run?.id ?? '';
+    await baton.jobs.claimNext({ stage: 'initialize' });
+    const definer = await database.connect();
+    await definer.query('begin');
+    await definer.query(`select from baton.pipelines where name = 'p' for update`);
+    await database.pool.query('update baton.runs set lease_expire_time = clock_timestamp()');
+    const stateOf = async (id: string) => (await baton.jobs.getRun({ id })).run?.state;
+    await waitFor(async () => (await stateOf(other)) === RunState.PENDING, 'the other lease to end', 2500);
+    assert.equal(await stateOf(own.run?.id ?? ''), RunState.ACTIVE);
+    await definer.query('rollback');
+    await waitFor(
+      async () => (await stateOf(own.run?.id ?? '')) === RunState.PENDING,
+      'the lease to end once the definition is there',
+      2500,
+    );
+  });
 });

@@ -106,6 +106,12 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: 'a row in the hands of another transaction does not keep other leases from ending',
   },
   {
+    name: 'ended leases are waited for whose pipeline is being redefined',
+    edits: [edit(EXPIRE, '  for key share of p skip locked\n', '')],
+    testFile: 'definitions',
+    caughtBy: 'that is left open keeps only its own leases from ending',
+  },
+  {
     name: 'a lease is extended whose time is over',
     edits: [
       edit(

@@ -5,16 +5,20 @@ const TIMED_OUT = `(s.timeout_ms > 0 and r.attempt_time + s.timeout_ms * interva
 
 /**
  * Ends leases whose time is over by the database's clock: the run waits again after its stage's backoff, or fails when
- * no attempt is left. Rows that another server has in hand are passed over, so many servers share the work.
+ * no attempt is left. Rows that another server has in hand are passed over, so many servers share the work. So are those
+ * of a pipeline that is just being redefined, which the move of a run would have to wait for: nobody else's lease waits
+ * along.
  */
 const SQL = `
 with ended as materialized (
   select r.id, r.lease_number
   from baton.runs r
+  join baton.pipelines p on p.name = r.pipeline
   where r.lease_id is not null and r.lease_expire_time <= (select clock_timestamp())
   order by r.lease_expire_time
   limit $1::int
   for update of r skip locked
+  for key share of p skip locked
 )
 update baton.runs r set
   status = case

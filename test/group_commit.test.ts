@@ -251,7 +251,7 @@ describeOnEveryPostgres('merged calls', (open) => {
     let done = false;
     void late.then(() => (done = true));
     await within(Promise.all(others.map(complete)), 'updates of other runs', 2500);
-    const extended = baton.jobs.extendLeases({ leases: [] });
+    const extended = baton.jobs.extendLeases({ leases: others.map(tokenOf) });
     await within(extended, 'an extension');
     assert.equal(done, false);
     await client.query('commit');

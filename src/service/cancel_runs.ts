@@ -48,6 +48,11 @@ export function validateBulkFilter(found: Violations, filter: RunFilter): void {
   if (empty) found.add('filter', 'must not be empty');
 }
 
+export function validateCancels(found: Violations, { filter, reason }: BulkRequest): void {
+  validateBulkFilter(found, filter);
+  found.text('reason', reason, LIMITS.cancelReasonChars);
+}
+
 /** Goes through the matching runs in steps of one short transaction each, until it is through or the caller is gone. */
 export async function inSteps(
   db: Queryable,
@@ -75,8 +80,7 @@ export async function cancelRuns(
   call: CallContext,
 ): Promise<CancelRunsResponse> {
   const found = new Violations();
-  validateBulkFilter(found, request.filter);
-  found.text('reason', request.reason, LIMITS.cancelReasonChars);
+  validateCancels(found, request);
   found.throwIfAny();
   let canceledCount = 0;
   let cancelRequestedCount = 0;

@@ -59,8 +59,8 @@ function validateDistinct(found: Violations, values: readonly string[], fields: 
   });
 }
 
-function validate(definition: PipelineDefinition): void {
-  const found = new Violations('pipeline.');
+/** @param found with the path of the pipeline */
+export function validatePipeline(found: Violations, definition: PipelineDefinition): void {
   found.name('name', definition.name);
   found.text('description', definition.description, LIMITS.descriptionChars);
   found.name('initial_status', definition.initialStatus);
@@ -97,7 +97,6 @@ function validate(definition: PipelineDefinition): void {
       schedules.map((_, index) => `schedules[${index}].name`),
     );
   }
-  found.throwIfAny();
 }
 
 /**
@@ -107,7 +106,9 @@ function validate(definition: PipelineDefinition): void {
  *   from waiting into work or back
  */
 export async function putPipeline(pool: Pool, definition: PipelineDefinition): Promise<Pipeline> {
-  validate(definition);
+  const found = new Violations('pipeline.');
+  validatePipeline(found, definition);
+  found.throwIfAny();
   return pool.transaction(async (tx) => {
     const stranded = await writePipeline(tx, definition);
     if (stranded.length > 0) {

@@ -45,6 +45,11 @@ export async function retryRun(db: Queryable, request: RetryRunRequest): Promise
   );
 }
 
+export function validateRetries(found: Violations, { filter, stage }: RetryRunsRequest): void {
+  validateBulkFilter(found, filter);
+  if (stage !== '') found.name('stage', stage);
+}
+
 /** The same for all runs that match a filter and have ended. Runs that were retried meanwhile do not count. */
 export async function retryRuns(
   db: Queryable,
@@ -52,8 +57,7 @@ export async function retryRuns(
   call: CallContext,
 ): Promise<RetryRunsResponse> {
   const found = new Violations();
-  validateBulkFilter(found, request.filter);
-  if (request.stage !== '') found.name('stage', request.stage);
+  validateRetries(found, request);
   found.throwIfAny();
   let retriedCount = 0;
   const matchedCount = await inSteps(db, request.filter, TERMINAL_STATES, call, async (ids) => {

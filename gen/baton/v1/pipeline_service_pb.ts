@@ -549,8 +549,8 @@ export const PipelineService: GenService<{
     output: typeof PausePipelineResponseSchema;
   },
   /**
-   * Undoes PausePipeline for the same pipeline or stage; waiting claims are served at once. Resuming a whole
-   * pipeline leaves stages paused that were paused by name.
+   * Undoes PausePipeline for the same pipeline or stage; waiting claims are served within 2 s.
+   * Resuming a whole pipeline leaves stages paused that were paused by name.
    *
    * Errors, beside those of every call: PIPELINE_NOT_FOUND and STAGE_NOT_FOUND (NOT_FOUND). Idempotent:
    * resuming what is not paused succeeds.

@@ -68,6 +68,10 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     await put({ ...SINGLE, maxAttempts: 2 });
     const failed = await fail(second);
     assert.deepEqual([failed?.state, failed?.maxAttempts], [RunState.FAILED, 2]);
+    const waiting = await create();
+    await put({ ...SINGLE, maxAttempts: 4 });
+    const { run } = await claim();
+    assert.deepEqual([run?.id, run?.maxAttempts], [waiting, 4]);
   });
 
   void test('gives more attempts to a run whose lease ends', async () => {

@@ -160,6 +160,41 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: 'a definition is not replaced while a transaction moves a run by the old one',
   },
   {
+    name: 'a run keeps the number of attempts with which it came to its stage',
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_before_write',
+      from: 'new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, new.attempts_allowed);',
+      to: '',
+    },
+    testFile: 'definitions',
+    caughtBy: 'gives more attempts, or fewer, to runs that are in the stage already',
+  },
+  {
+    name: 'a definition makes waiting runs ACTIVE',
+    edits: [
+      edit(
+        'dist/src/store/sql/put_pipeline.js',
+        "(m.status is null or (m.state = 'ACTIVE') <> (r.state = 'ACTIVE'))",
+        'm.status is null',
+      ),
+    ],
+    testFile: 'definitions',
+    caughtBy: 'is refused where it would take a run from its worker, or make one ACTIVE that nobody has',
+  },
+  {
+    name: 'a pause of a stage does not wait for a definition',
+    edits: [
+      edit(
+        'dist/src/service/pipelines.js',
+        "!(await pausePipeline(tx, name, stage === '' ? paused : undefined))",
+        "stage === '' && !(await pausePipeline(tx, name, paused))",
+      ),
+    ],
+    testFile: 'definitions',
+    caughtBy: 'neither loses a pause of a stage that comes at the same time, nor refuses it',
+  },
+  {
     name: 'claim_next claims in a transaction of its own',
     edits: [edit('dist/src/service/update_group.js', 'targets.length === 0)', 'targets.length >= 0)')],
     testFile: 'workers',

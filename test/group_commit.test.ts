@@ -11,6 +11,7 @@ import { BatonError } from '../src/base/errors.js';
 import { GroupCommit, type GroupCommitOptions } from '../src/service/group_commit.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
+import { waitingForLock } from './support/log_runs.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { Signal, waitFor, within } from './support/wait.js';
 
@@ -250,11 +251,48 @@ describeOnEveryPostgres('merged calls', (open) => {
     let done = false;
     void late.then(() => (done = true));
     await within(Promise.all(others.map(complete)), 'updates of other runs', 2500);
-    const extended = baton.jobs.extendLeases({ leases: [] });
+    const extended = baton.jobs.extendLeases({ leases: others.map(tokenOf) });
     await within(extended, 'an extension');
     assert.equal(done, false);
     await client.query('commit');
     assert.equal((await within(late, 'the update of the locked run')).run?.status, 'initialized');
+  });
+
+  void test('a repeated claim of a run that somebody has locked holds up no other claim', async () => {
+    await createRuns(2);
+    const request = { stage: 'initialize', workerId: 'w', requestId: 'again' };
+    const [held] = (await baton.jobs.claimNext(request)).claims;
+    const client = await database.connect();
+    await client.query('begin');
+    await client.query('select from baton.runs where id = $1 for update', [held?.run?.id]);
+    const late = [
+      baton.jobs.claimNext(request),
+      baton.jobs.claimNext({ ...request, wait: { seconds: 20n } }),
+    ];
+    const other = baton.jobs.claimNext({ stage: 'initialize', requestId: 'another' });
+    const [free] = (await within(other, 'the other claim', 2500)).claims;
+    assert.ok(free !== undefined && free.run?.id !== held?.run?.id);
+    await client.query('commit');
+    for (const { claims } of await within(Promise.all(late), 'the repeated claims'))
+      assert.deepEqual(
+        claims.map(({ leaseToken }) => leaseToken),
+        [held?.leaseToken],
+      );
+  });
+
+  void test('a repeated claim of a run that is just being handed back asks for others', async () => {
+    await createRuns(1);
+    const request = { stage: 'initialize', workerId: 'w', requestId: 'again', wait: { seconds: 20n } };
+    const [held] = (await baton.jobs.claimNext(request)).claims;
+    const client = await database.connect();
+    await client.query('begin');
+    await client.query(`update baton.runs set status = 'new', attempt = 0 where id = $1`, [held?.run?.id]);
+    const repeated = baton.jobs.claimNext(request);
+    await waitFor(async () => (await waitingForLock(database.pool)).length > 0, 'the repeated claim to wait');
+    await client.query('commit');
+    const [again] = (await within(repeated, 'the repeated claim')).claims;
+    assert.deepEqual([again?.run?.id, again?.run?.attempt], [held?.run?.id, 1]);
+    assert.notEqual(again?.leaseToken, held?.leaseToken);
   });
 
   void test('extending the lease of a locked run waits for it, and is not told that the lease is lost', async () => {

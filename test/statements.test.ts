@@ -292,10 +292,9 @@ describeOnEveryPostgres('statements', (open) => {
           [3, 4000],
           [50, 300_000],
         ] as const) {
-          await db.pool.query(
-            'update baton.runs set schedule_time = null, attempt = $1, attempts_allowed = 99',
-            [attempt - 1],
-          );
+          await db.pool.query('update baton.runs set schedule_time = null, attempt = $1, max_attempts = 99', [
+            attempt - 1,
+          ]);
           const again = await claimOne(db.pool);
           assert.equal(again.run.attempt, attempt);
           assert.deepEqual(again.run.checkpoint, { at: 7 }, 'the next attempt goes on from the checkpoint');
@@ -556,6 +555,60 @@ describeOnEveryPostgres('statements', (open) => {
         const next = await claimOne(db.pool, 'initialize', { requestId: 'q' });
         assert.equal(next.run.id, run?.id);
         assert.equal(await releaseClaims(db.pool, [{ runId: next.run.id, lease: next.lease }]), 1);
+      }),
+    );
+
+    void test(
+      'what is handed back or given again is locked in order of id, so that nobody waits in a circle',
+      fresh(open, async (db) => {
+        const key = { requestId: 'q', workerId: 'w', pipeline: 'ci', stage: 'initialize' };
+        for (const takes of ['releaseClaims', 'findClaims'] as const) {
+          // In claim order the second one comes first.
+          const [low, high] = await create(db.pool, {}, { priority: 9 });
+          const held = await claim(db.pool, 'initialize', 2, { requestId: 'q' });
+          assert.deepEqual(heldIds(held), [high?.id, low?.id]);
+          const other = await db.connect();
+          const lock = (run: Run | undefined) =>
+            other.query('select from baton.runs where id = $1 for update', [must(run, 'a run').id]);
+          await other.query('begin');
+          await lock(low);
+          const taken =
+            takes === 'findClaims'
+              ? findClaims(db.pool, [key]).then(([claims = []]) => claims.length)
+              : releaseClaims(
+                  db.pool,
+                  held.map(({ run, lease }) => ({ runId: run.id, lease })),
+                );
+          taken.catch(() => undefined);
+          await waitFor(async () => (await waitingForLock(db.pool)).length > 0, `${takes} to wait`);
+          await within(lock(high), 'the other transaction to have both');
+          await other.query('commit');
+          assert.equal(await within(taken, takes), 2);
+          for (const one of held) await update(db.pool, one, 'canceled');
+          await db.pool.query(`update baton.runs set status = 'canceled' where state = 'PENDING'`);
+        }
+      }),
+    );
+
+    void test(
+      'findClaims waits for nobody where it is told so, and says what it has passed over',
+      fresh(open, async (db) => {
+        const keyOf = (requestId: string) => ({
+          requestId,
+          workerId: 'w',
+          pipeline: 'ci',
+          stage: 'initialize',
+        });
+        await create(db.pool, {}, {}, {});
+        const first = await claimOne(db.pool, 'initialize', { requestId: 'q' });
+        const second = await claimOne(db.pool, 'initialize', { requestId: 'p' });
+        const other = await db.connect();
+        await other.query('begin');
+        await other.query('select from baton.runs where id = $1 for update', [first.run.id]);
+        const keys = ['q', 'p', 'none'].map(keyOf);
+        const [locked, free, none] = await within(findClaims(db.pool, keys, 'skip'), 'what is not locked');
+        assert.deepEqual([locked, free?.map(({ run }) => run.id), none], [undefined, [second.run.id], []]);
+        await other.query('rollback');
       }),
     );
 

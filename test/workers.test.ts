@@ -4,6 +4,10 @@ import { Code } from '@connectrpc/connect';
 import { LeaseOutcome, type Claim } from '../gen/baton/v1/job_service_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import { RunState } from '../gen/baton/v1/run_pb.js';
+import type { QueryResultRow } from 'pg';
+import { cancelRun } from '../src/service/cancel_runs.js';
+import { retryRun } from '../src/service/retry_runs.js';
+import type { Queryable, Statement } from '../src/store/pool.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
@@ -239,6 +243,32 @@ describeOnEveryPostgres('what workers and operators do to runs', (open) => {
       (await failure(baton.jobs.retryRun({ runId: id, stage: 'nowhere' }))).reason,
       'STAGE_NOT_FOUND',
     );
+  });
+
+  void test('a cancel and a retry that cross another change of the run say what is true', async () => {
+    /** The database, where something else happens after the first statement. */
+    const crossing = (change: () => Promise<unknown>): Queryable => {
+      let isFirst = true;
+      return {
+        commits: true,
+        async query<Row extends QueryResultRow>(statement: string | Statement, values?: unknown[]) {
+          const rows = await database.pool.query<Row>(statement, values);
+          if (isFirst) await change();
+          isFirst = false;
+          return rows;
+        },
+      };
+    };
+    const runId = await create();
+    const retried = await retryRun(
+      crossing(() => baton.jobs.cancelRun({ runId })),
+      { runId, stage: '' },
+    );
+    assert.equal(retried.state, 'PENDING', 'it had ended by then');
+    await baton.jobs.updateStatus({ ...tokenOf(await claim()), status: 'error' });
+    const retry = crossing(() => baton.jobs.retryRun({ runId }));
+    await assert.rejects(cancelRun(retry, { runId, reason: '' }), { reason: 'DATABASE_UNAVAILABLE' });
+    assert.equal((await baton.jobs.cancelRun({ runId })).run?.state, RunState.CANCELED);
   });
 
   void test('CancelRuns and RetryRuns go by filter, in steps, and count', async () => {

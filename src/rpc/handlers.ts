@@ -19,6 +19,16 @@ import type {
   UpdateStatusRequest,
   WatchStream,
 } from '../service/api.js';
+import { validateItem } from '../service/batch_update_status.js';
+import { validateCancels } from '../service/cancel_runs.js';
+import { validateClaim } from '../service/claim_next.js';
+import { validateCreate, validateCreates } from '../service/create_run.js';
+import { validateExtension } from '../service/extend_leases.js';
+import { validateList } from '../service/list_runs.js';
+import { validatePipeline } from '../service/pipelines.js';
+import { validateRetries } from '../service/retry_runs.js';
+import { validateUpdateAndClaim } from '../service/update_status.js';
+import { validateWatch } from '../service/watch_runs.js';
 import { pipelineFromProto, pipelineToProto } from './convert/pipeline.js';
 import { statsToProto } from './convert/stats.js';
 import * as requests from './convert/requests.js';
@@ -63,11 +73,11 @@ export function createHandlers(job: JobService, pipeline: PipelineService): Hand
 function jobHandlers(service: JobService): Handlers['job'] {
   return {
     async createRun(request, call) {
-      const input = converting((v) => requests.createRunFromProto(request, '', v));
+      const input = converting((v) => requests.createRunFromProto(request, '', v), validateCreate);
       return { run: runToProto(await service.createRun(input, call)) };
     },
     async batchCreateRuns(request, call) {
-      const input = converting((v) => requests.batchCreateFromProto(request, v));
+      const input = converting((v) => requests.batchCreateFromProto(request, v), validateCreates);
       const runs = await service.batchCreateRuns(input, call);
       return { runs: runs.map((run) => runToProto(run)) };
     },
@@ -75,32 +85,27 @@ function jobHandlers(service: JobService): Handlers['job'] {
       return { run: runToProto(await service.getRun(request.id, call)) };
     },
     async listRuns(request, call) {
-      const input = converting((v) => requests.listRunsFromProto(request, v));
+      const input = converting((v) => requests.listRunsFromProto(request, v), validateList);
       const { runs, nextPageToken, revision, resumeToken } = await service.listRuns(input, call);
       return { runs: runs.map((run) => runToProto(run)), nextPageToken, revision, resumeToken };
     },
     async claimNext(request, call) {
-      const input = converting((v) => requests.claimNextFromProto(request, '', v));
+      const input = converting((v) => requests.claimNextFromProto(request, '', v), validateClaim);
       const claims = await service.claimNext(input, call);
       return { claims: claims.map(claimToProto) };
     },
     async updateStatus(request, call) {
-      const input = converting((v) => requests.updateStatusFromProto(request, '', v));
+      const input = converting((v) => requests.updateStatusFromProto(request, '', v), validateUpdateAndClaim);
       const { run, cancelRequested, claims } = await service.updateStatus(input, call);
       return { run: runToProto(run), cancelRequested, claims: claims.map(claimToProto) };
     },
     async batchUpdateStatus(request, call) {
       // Each item stands alone: one that cannot even be converted has its own error, and the others go on.
-      const items = request.requests.map((item, index) => updateItem(item, index));
-      const good = items.flatMap((item) => ('input' in item ? [item.input] : []));
-      const answers = (await service.batchUpdateStatus(good, call)).values();
-      const results = items.map((item) => ('input' in item ? answers.next().value : item));
-      return {
-        results: results.flatMap((result) => (result === undefined ? [] : [updateResultToProto(result)])),
-      };
+      const results = await service.batchUpdateStatus(request.requests.map(updateItem), call);
+      return { results: results.map(updateResultToProto) };
     },
     async extendLeases(request, call) {
-      const input = converting((v) => requests.extendLeasesFromProto(request, v));
+      const input = converting((v) => requests.extendLeasesFromProto(request, v), validateExtension);
       const results = await service.extendLeases(input, call);
       return { results: results.map(leaseResultToProto) };
     },
@@ -108,8 +113,12 @@ function jobHandlers(service: JobService): Handlers['job'] {
       return { run: runToProto(await service.cancelRun({ runId, reason }, call)) };
     },
     async cancelRuns(request, call) {
-      const filter = converting((v) => filterFromProto(request.filter, 'filter', v));
-      const counts = await service.cancelRuns({ filter, reason: request.reason }, call);
+      const { reason } = request;
+      const input = converting(
+        (v) => ({ filter: filterFromProto(request.filter, 'filter', v), reason }),
+        validateCancels,
+      );
+      const counts = await service.cancelRuns(input, call);
       return {
         matchedCount: BigInt(counts.matchedCount),
         canceledCount: BigInt(counts.canceledCount),
@@ -120,8 +129,12 @@ function jobHandlers(service: JobService): Handlers['job'] {
       return { run: runToProto(await service.retryRun({ runId, stage }, call)) };
     },
     async retryRuns(request, call) {
-      const filter = converting((v) => filterFromProto(request.filter, 'filter', v));
-      const counts = await service.retryRuns({ filter, stage: request.stage }, call);
+      const { stage } = request;
+      const input = converting(
+        (v) => ({ filter: filterFromProto(request.filter, 'filter', v), stage }),
+        validateRetries,
+      );
+      const counts = await service.retryRuns(input, call);
       return { matchedCount: BigInt(counts.matchedCount), retriedCount: BigInt(counts.retriedCount) };
     },
     async listRunEvents(request, call) {
@@ -130,7 +143,7 @@ function jobHandlers(service: JobService): Handlers['job'] {
       return { events: events.map((event) => eventToProto(event)), nextPageToken };
     },
     async watchRuns(request, call) {
-      const input = converting((v) => requests.watchRunsFromProto(request, v));
+      const input = converting((v) => requests.watchRunsFromProto(request, v), validateWatch);
       return service.watchRuns(input, call);
     },
   };
@@ -141,7 +154,10 @@ function pipelineHandlers(service: PipelineService): Handlers['pipeline'] {
     async putPipeline(request, call) {
       const proto = request.pipeline;
       if (proto === undefined) throw invalidArgument([{ field: 'pipeline', description: 'is required' }]);
-      const definition = converting((v) => pipelineFromProto(proto, 'pipeline', v));
+      const definition = converting(
+        (v) => pipelineFromProto(proto, 'pipeline', v),
+        (found, of) => validatePipeline(found.at('pipeline'), of),
+      );
       return { pipeline: pipelineToProto(await service.putPipeline(definition, call)) };
     },
     async getPipeline(request, call) {
@@ -168,14 +184,15 @@ function pipelineHandlers(service: PipelineService): Handlers['pipeline'] {
   };
 }
 
-function updateItem(
-  item: UpdateStatusRequestMessage,
-  index: number,
-): { readonly input: UpdateStatusRequest } | { readonly error: BatonError } {
+function updateItem(item: UpdateStatusRequestMessage, index: number): UpdateStatusRequest | BatonError {
+  const path = `requests[${index}]`;
   try {
-    return { input: converting((v) => requests.updateStatusFromProto(item, `requests[${index}]`, v)) };
+    return converting(
+      (v) => requests.updateStatusFromProto(item, path, v),
+      (found, request) => validateItem(found.at(path), request),
+    );
   } catch (error) {
-    if (error instanceof BatonError) return { error };
+    if (error instanceof BatonError) return error;
     throw error;
   }
 }

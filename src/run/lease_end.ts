@@ -16,25 +16,32 @@ export interface ReportedEnd {
 
 /**
  * Says whether a lease was ended by this very report, so that a worker which repeats it after a lost reply is told
- * of success. `end` is the event with which the lease ended.
+ * of success. `end` is the event with which the lease ended. The pipeline may be gone by now, as its last run has ended.
  */
-export function endedBy(end: RunEvent, report: ReportedEnd, pipeline: PipelineDefinition): boolean {
+export function endedBy(
+  end: RunEvent,
+  report: ReportedEnd,
+  pipeline: PipelineDefinition | undefined,
+): boolean {
   const { run } = end;
   if (run.error !== undefined && RESERVED_ERROR_CODES.includes(run.error.code)) return false;
   if (report.output !== undefined && !sameJson(report.output, run.output)) return false;
-  if (report.status === pipeline.errorStatus) {
+  if (end.type === 'FAILED' || end.type === 'RETRY_SCHEDULED') {
     return (
-      (end.type === 'FAILED' || end.type === 'RETRY_SCHEDULED') &&
+      report.status === (end.type === 'FAILED' ? run.status : pipeline?.errorStatus) &&
       run.error?.code === (report.error?.code ?? '') &&
       run.error.message === (report.error?.message ?? '')
     );
   }
   // An error goes with a failure only, so no report that had one has ended the lease otherwise.
-  if (end.type === 'RETRY_SCHEDULED' || report.error !== undefined) return false;
+  if (report.error !== undefined) return false;
   if (report.status === run.status) return true;
   // A run whose cancel was requested goes to canceled instead of waiting again.
   return (
-    end.type === 'CANCELED' && run.cancelRequested && waitsAfter(pipeline, end.previousStage, report.status)
+    end.type === 'CANCELED' &&
+    run.cancelRequested &&
+    pipeline !== undefined &&
+    waitsAfter(pipeline, end.previousStage, report.status)
   );
 }
 

@@ -229,7 +229,7 @@ export interface JobService {
   claimNext(request: ClaimNextRequest, call: CallContext): Promise<readonly Claim[]>;
   updateStatus(request: UpdateStatusRequest, call: CallContext): Promise<UpdateStatusResponse>;
   batchUpdateStatus(
-    requests: readonly UpdateStatusRequest[],
+    requests: readonly (UpdateStatusRequest | BatonError)[],
     call: CallContext,
   ): Promise<readonly UpdateStatusResult[]>;
   extendLeases(request: ExtendLeasesRequest, call: CallContext): Promise<readonly LeaseExtensionResult[]>;

@@ -1,10 +1,9 @@
 import { v7 as uuidV7 } from 'uuid';
 import { BatonError } from '../base/errors.js';
-import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import type { CallContext, UpdateStatusRequest, UpdateStatusResult } from './api.js';
 import type { GroupCommit, Outcome } from './group_commit.js';
-import { toItem, type Updated, type UpdateItem } from './update_group.js';
+import { toItem, type Updated, type UpdateItem, type UpdateTexts } from './update_group.js';
 import { validateUpdate } from './update_status.js';
 import { Violations } from './validate.js';
 
@@ -15,29 +14,35 @@ function internalError(log: Logger, error: unknown): BatonError {
   return new BatonError('INTERNAL', `internal error, id ${id}`, { metadata: { error_id: id } });
 }
 
-function check(request: UpdateStatusRequest, index: number): UpdateItem | BatonError {
-  const found = new Violations(`requests[${index}].`);
+/** @param found with the path of the item */
+export function validateItem(found: Violations, request: UpdateStatusRequest): UpdateTexts {
   const texts = validateUpdate(found, request);
   if (request.claimNext !== undefined) found.add('claim_next', 'does not go with a batch');
+  return texts;
+}
+
+function check(request: UpdateStatusRequest, index: number): UpdateItem | BatonError {
+  const found = new Violations(`requests[${index}].`);
+  const texts = validateItem(found, request);
   return found.any ? found.error() : toItem(request, texts);
 }
 
 /**
  * Many updates at once; each item stands alone, and the answers are in the order of the items. What is reported of one
- * run is applied in the order it was sent.
+ * run is applied in the order it was sent. An item that could not even be read comes as its error.
  */
 export async function batchUpdateStatus(
   group: GroupCommit<UpdateItem, Updated>,
   log: Logger,
-  requests: readonly UpdateStatusRequest[],
+  requests: readonly (UpdateStatusRequest | BatonError)[],
   call: CallContext,
 ): Promise<readonly UpdateStatusResult[]> {
-  if (requests.length > LIMITS.batchItems) {
-    const found = new Violations();
-    found.add('requests', `must have at most ${LIMITS.batchItems} items, has ${requests.length}`);
-    found.throwIfAny();
-  }
-  const checked = requests.map(check);
+  const found = new Violations();
+  found.items('requests', requests.length);
+  found.throwIfAny();
+  const checked = requests.map((request, index) =>
+    request instanceof BatonError ? request : check(request, index),
+  );
   const valid = checked.flatMap((item) => (item instanceof BatonError ? [] : [item]));
   const outcomes = await group.submitAll(valid, call.signal);
   const outcomeOf = new Map(valid.map((item, index) => [item, outcomes[index]]));

@@ -1,7 +1,7 @@
 import { BatonError, throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { RunFilter } from '../run/filter.js';
-import type { Run, RunState } from '../run/run.js';
+import { isTerminal, type Run, type RunState } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { cancelRuns as updateRuns } from '../store/sql/cancel_runs.js';
 import { findRuns } from '../store/sql/find_runs.js';
@@ -19,6 +19,16 @@ export async function cancelRun(db: Queryable, request: CancelRunRequest): Promi
   const [changed] = await updateRuns(db, [request.runId], request.reason);
   const run = changed ?? (await getRun(db, request.runId));
   if (run === undefined) throw runNotFound(request.runId);
+  if (!isTerminal(run.state) && !run.cancelRequested) {
+    // It had ended when the statement looked for it, and somebody has retried it since.
+    throw new BatonError(
+      'DATABASE_UNAVAILABLE',
+      'the run was changed at the same moment; send the call again',
+      {
+        retryDelayMs: 100,
+      },
+    );
+  }
   if (run.state === 'SUCCEEDED' || run.state === 'FAILED') {
     throw new BatonError('RUN_TERMINAL', `run ${run.id} has ended in ${JSON.stringify(run.status)} already`, {
       metadata: { run_id: run.id, status: run.status },
@@ -36,6 +46,11 @@ export function validateBulkFilter(found: Violations, filter: RunFilter): void {
     filter.repository === '' &&
     Object.keys(filter.labels).length === 0;
   if (empty) found.add('filter', 'must not be empty');
+}
+
+export function validateCancels(found: Violations, { filter, reason }: BulkRequest): void {
+  validateBulkFilter(found, filter);
+  found.text('reason', reason, LIMITS.cancelReasonChars);
 }
 
 /** Goes through the matching runs in steps of one short transaction each, until it is through or the caller is gone. */
@@ -65,8 +80,7 @@ export async function cancelRuns(
   call: CallContext,
 ): Promise<CancelRunsResponse> {
   const found = new Violations();
-  validateBulkFilter(found, request.filter);
-  found.text('reason', request.reason, LIMITS.cancelReasonChars);
+  validateCancels(found, request);
   found.throwIfAny();
   let canceledCount = 0;
   let cancelRequestedCount = 0;

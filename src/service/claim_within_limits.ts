@@ -76,7 +76,7 @@ export async function claimAtOnce(
     tx,
     targets.map(({ key, slot }) => ({ ...key, workerId: slot.workerId, requestId: slot.requestId ?? '' })),
   );
-  const results: ClaimedAtOnce[] = held.map((claims) => ({ claims, repeated: claims.length > 0 }));
+  const results: ClaimedAtOnce[] = held.map((claims = []) => ({ claims, repeated: claims.length > 0 }));
   const stages = new Map<string, { readonly index: number; readonly target: ClaimTarget }[]>();
   targets.forEach((target, index) => {
     if (results[index]?.repeated === true) return;

@@ -1,4 +1,4 @@
-import type { Clock, Timer } from '../base/clock.js';
+import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
@@ -10,39 +10,17 @@ import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
-import type { CallContext } from './api.js';
+import {
+  createQueue,
+  keyOf,
+  requestOf,
+  takeBatch,
+  type ClaimCall,
+  type StageQueue,
+  type Waiter,
+} from './claim_queue.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
 import type { NextRuns } from './next_runs.js';
-
-/** What the claims need to know of a call. */
-export type ClaimCall = Pick<CallContext, 'signal' | 'onUndelivered'>;
-
-/** One ClaimNext call that has not been answered yet. */
-interface Waiter {
-  readonly slot: ClaimSlot;
-  readonly call: ClaimCall;
-  readonly answer: (claims: readonly Claim[]) => void;
-  readonly fail: (error: unknown) => void;
-  /** False once the call was answered, has failed, or has gone away. */
-  open: boolean;
-  /** Whether the call wants to wait when there is nothing. */
-  patient: boolean;
-  /** Whether a statement has the call in hand, or will have it next; that statement answers it then. */
-  inHand: boolean;
-  timer: Timer | undefined;
-}
-
-interface StageQueue extends StageKey {
-  /** Calls that have not looked yet. */
-  readonly fresh: Set<Waiter>;
-  /** Calls that found nothing, in the order in which they are woken. */
-  readonly parked: Set<Waiter>;
-  /** Runs that are known to wait and have not been looked for yet. */
-  work: number;
-  running: boolean;
-  /** The stage has limits: claims are chosen under its lock, and a run that leaves it makes room for another. */
-  limited: boolean;
-}
 
 export interface ClaimsOptions {
   readonly pool: Pool;
@@ -62,6 +40,7 @@ export interface ClaimsOptions {
  *      that was woken in vain, because another server was quicker, waits at the end again.
  *   4. A statement that came back short of what was asked for means that the stage is empty.
  *
+ * A call that repeats a request_id is given what it was given before, and waits alone where somebody has locked that.
  * A run that was claimed for a call which has gone away meanwhile, or whose answer did not get out, is handed back.
  */
 export class Claims {
@@ -168,22 +147,15 @@ export class Claims {
     const name = keyOf(key);
     let queue = this.#queues.get(name);
     if (queue === undefined) {
-      queue = {
-        pipeline: key.pipeline,
-        stage: key.stage,
-        fresh: new Set(),
-        parked: new Set(),
-        work: 0,
-        running: false,
-        limited: false,
-      };
+      queue = createQueue(key);
       this.#queues.set(name, queue);
     }
     return queue;
   }
 
   #forgetIfEmpty(queue: StageQueue): void {
-    if (queue.fresh.size + queue.parked.size === 0 && !queue.running) this.#queues.delete(keyOf(queue));
+    const calls = queue.fresh.size + queue.parked.size + queue.alone.size;
+    if (calls === 0 && !queue.running) this.#queues.delete(keyOf(queue));
   }
 
   #kick(queue: StageQueue): void {
@@ -209,39 +181,61 @@ export class Claims {
   async #serve(queue: StageQueue, batch: readonly Waiter[]): Promise<void> {
     const announced = queue.work;
     queue.work = 0;
+    let others = batch;
     try {
-      const others = await this.#repeat(queue, batch);
+      others = await this.#repeat(queue, batch);
       if (others.length > 0) await this.#serveNew(queue, others, announced);
       else queue.work += announced;
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
-      for (const waiter of batch) waiter.fail(error);
+      for (const waiter of others) waiter.fail(error);
     }
-    for (const waiter of batch) {
+    for (const waiter of others) {
       waiter.inHand = false;
       if (waiter.open) queue.parked.add(waiter);
     }
   }
 
   /**
-   * Answers those who repeat a request_id with the claims that they still hold, so that a lost reply is made good.
+   * Answers those who repeat a request_id with the claims that they still hold, so that a lost reply is made good. Where
+   * somebody has locked these, the call is set aside.
    *
    * @returns the other calls
    */
-  async #repeat(queue: StageQueue, batch: readonly Waiter[]): Promise<Waiter[]> {
-    const { pipeline, stage } = queue;
-    const held = await findClaims(
-      this.#options.pool,
-      batch.map(({ slot }) => ({
-        ...{ pipeline, stage },
-        ...{ workerId: slot.workerId, requestId: slot.requestId ?? '' },
-      })),
-    );
-    return batch.filter((waiter, index) => {
-      const claims = held[index] ?? [];
-      if (claims.length > 0) waiter.answer(claims);
-      return claims.length === 0;
+  async #repeat(queue: StageQueue, batch: readonly Waiter[]): Promise<readonly Waiter[]> {
+    const requests = batch.map((waiter) => requestOf(queue, waiter));
+    const held = await findClaims(this.#options.pool, requests, 'skip');
+    const others: Waiter[] = [];
+    batch.forEach((waiter, index) => {
+      const claims = held[index];
+      if (claims === undefined) this.#setAside(queue, waiter);
+      else if (claims.length > 0) waiter.answer(claims);
+      else others.push(waiter);
     });
+    return others;
+  }
+
+  #setAside(queue: StageQueue, waiter: Waiter): void {
+    queue.alone.add(waiter);
+    if (queue.alone.size === 1) this.#track(this.#repeatAlone(queue));
+  }
+
+  /** Whoever has locked a run may be handing it back: that is waited for, one call after the other. */
+  async #repeatAlone(queue: StageQueue): Promise<void> {
+    for (const waiter of queue.alone) {
+      try {
+        const [claims = []] = waiter.open
+          ? await findClaims(this.#options.pool, [requestOf(queue, waiter)])
+          : [];
+        if (claims.length > 0) waiter.answer(claims);
+        // Nothing is left of them: it asks for others, as a new call does.
+        if (waiter.open) queue.fresh.add(waiter);
+      } catch (error) {
+        waiter.fail(error);
+      }
+      queue.alone.delete(waiter);
+      this.#kick(queue);
+    }
   }
 
   async #serveNew(queue: StageQueue, batch: readonly Waiter[], announced: number): Promise<void> {
@@ -303,35 +297,4 @@ export class Claims {
     }
     while (this.#loops.size > 0) await Promise.allSettled([...this.#loops]);
   }
-}
-
-function keyOf({ pipeline, stage }: StageKey): string {
-  return `${pipeline}/${stage}`;
-}
-
-/** The calls that the next statement serves: parked ones while there is work for them, then every new one. */
-function takeBatch(queue: StageQueue): Waiter[] {
-  const batch: Waiter[] = [];
-  let runs = 0;
-  const repeatable = new Set<string>();
-  const take = (from: Set<Waiter>, limit: number): void => {
-    for (const waiter of from) {
-      if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
-      // The same request twice: the second must see what the first one gets.
-      const { requestId = '', workerId } = waiter.slot;
-      const key = `${requestId} ${workerId}`;
-      if (requestId !== '' && repeatable.has(key)) continue;
-      repeatable.add(key);
-      from.delete(waiter);
-      if (!waiter.open) continue;
-      waiter.inHand = true;
-      runs += waiter.slot.maxRuns;
-      batch.push(waiter);
-    }
-  };
-  take(queue.parked, queue.work);
-  take(queue.fresh, Number.POSITIVE_INFINITY);
-  // Nobody is left who could use it.
-  if (batch.length === 0) queue.work = 0;
-  return batch;
 }

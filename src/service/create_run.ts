@@ -15,8 +15,8 @@ import { GroupCommit, type GroupCommitOptions, type Outcome } from './group_comm
 import { Violations } from './validate.js';
 
 /** @returns the input as JSON text */
-function validate(found: Violations, request: CreateRunRequest): string | undefined {
-  found.name('pipeline', request.pipeline);
+export function validateCreate(found: Violations, request: CreateRunRequest): string | undefined {
+  if (request.pipeline !== '') found.name('pipeline', request.pipeline);
   found.text('repository', request.repository, LIMITS.repositoryChars);
   found.labels('labels', request.labels);
   const input = found.payload('input', request.input, LIMITS.payloadBytes);
@@ -30,6 +30,15 @@ function validate(found: Violations, request: CreateRunRequest): string | undefi
     found.add('schedule_time', `must be at most ${LIMITS.scheduleMaxMs / 86_400_000} days ahead`);
   }
   return input;
+}
+
+/** The same of many. */
+export function validateCreates(
+  found: Violations,
+  requests: readonly CreateRunRequest[],
+): (string | undefined)[] {
+  found.items('requests', requests.length);
+  return requests.map((request, index) => validateCreate(found.at(`requests[${index}]`), request));
 }
 
 /** What makes two requests with one request_id the same. The trace is that of the call and not of the content. */
@@ -162,7 +171,7 @@ export class CreateRuns {
   async createRun(request: CreateRunRequest, call: CallContext): Promise<Run> {
     const filled = withDefaults(request);
     const found = new Violations();
-    const input = validate(found, filled);
+    const input = validateCreate(found, filled);
     found.throwIfAny();
     const group = request.requestId === '' ? this.plain : this.named;
     return group.submit(newRun(filled, input), call.signal);
@@ -171,16 +180,11 @@ export class CreateRuns {
   /** All or nothing, in the order of the requests. */
   async batchCreateRuns(requests: readonly CreateRunRequest[], call: CallContext): Promise<readonly Run[]> {
     const found = new Violations();
-    if (requests.length > LIMITS.batchItems) {
-      found.add('requests', `must have at most ${LIMITS.batchItems} items, has ${requests.length}`);
-      found.throwIfAny();
-    }
-    const filled = requests.map(withDefaults);
-    const inputs = filled.map((request, index) => validate(found.at(`requests[${index}]`), request));
+    const inputs = validateCreates(found, requests);
     found.throwIfAny();
+    const filled = requests.map(withDefaults);
     throwIfAborted(call.signal);
     const runs = filled.map((request, index) => newRun(request, inputs[index]));
-    if (runs.length === 0) return [];
     // One statement commits by itself; only a batch with request ids can turn out to be refused after it.
     const alone = runs.every((run) => run.requestId === '');
     return alone ? insertAll(this.#pool, runs) : this.#pool.transaction((tx) => insertAll(tx, runs));

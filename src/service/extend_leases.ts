@@ -13,16 +13,12 @@ import { GroupCommit } from './group_commit.js';
 import { Violations } from './validate.js';
 
 /** @returns the checkpoints as JSON text */
-function validate(request: ExtendLeasesRequest): (string | undefined)[] {
-  const found = new Violations();
-  if (request.leases.length > LIMITS.batchItems) {
-    found.add('leases', `must have at most ${LIMITS.batchItems} items, has ${request.leases.length}`);
-    found.throwIfAny();
-  }
+export function validateExtension(found: Violations, request: ExtendLeasesRequest): (string | undefined)[] {
+  found.items('leases', request.leases.length);
   if (request.leaseMs !== 0)
     found.durationMs('lease_duration', request.leaseMs, LIMITS.leaseMinMs, LIMITS.leaseMaxMs);
   const seen = new Set<string>();
-  const checkpoints = request.leases.map((item, index) => {
+  return request.leases.map((item, index) => {
     const at = found.at(`leases[${index}]`);
     at.uuid('run_id', item.runId);
     if (seen.has(item.runId)) at.add('run_id', 'is there twice');
@@ -33,8 +29,6 @@ function validate(request: ExtendLeasesRequest): (string | undefined)[] {
       at.text('status_message', item.statusMessage, LIMITS.statusMessageChars);
     return at.payload('checkpoint', item.checkpoint, LIMITS.checkpointBytes);
   });
-  found.throwIfAny();
-  return checkpoints;
 }
 
 /** All lease extensions of this server, merged. A lease that is not held any more comes out as undefined. */
@@ -80,7 +74,9 @@ export async function extendLeases(
   request: ExtendLeasesRequest,
   call: CallContext,
 ): Promise<readonly LeaseExtensionResult[]> {
-  const checkpoints = validate(request);
+  const found = new Violations();
+  const checkpoints = validateExtension(found, request);
+  found.throwIfAny();
   const known = new Map<LeaseExtension, Extension>();
   request.leases.forEach((item, index) => {
     const lease = decodeLeaseToken(item.leaseToken);

@@ -11,10 +11,15 @@ function isUuid(text: string): boolean {
   return !found.any;
 }
 
+/** @returns the page size to use */
+export function validateList(found: Violations, request: ListRunsRequest): number {
+  found.filter('filter', request.filter);
+  return found.pageSize(request.pageSize);
+}
+
 export async function listRuns(db: Queryable, request: ListRunsRequest): Promise<ListRunsResponse> {
   const found = new Violations();
-  found.filter('filter', request.filter);
-  const pageSize = found.pageSize(request.pageSize);
+  const pageSize = validateList(found, request);
   found.throwIfAny();
   const before = decodePageToken(request.pageToken, request.filter, isUuid);
   // One more than asked for tells whether there is another page.

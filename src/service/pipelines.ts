@@ -17,6 +17,7 @@ import { putPipeline as writePipeline } from '../store/sql/put_pipeline.js';
 import { putSchedules } from '../store/sql/put_schedules.js';
 import { readScheduleTimes } from '../store/sql/read_schedule_times.js';
 import type { ListPipelinesRequest, ListPipelinesResponse, PauseRequest } from './api.js';
+import { unknownStage } from './claim_within_limits.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
 import { planSchedules, validateSchedule } from './schedule_rules.js';
 import { Violations } from './validate.js';
@@ -58,8 +59,8 @@ function validateDistinct(found: Violations, values: readonly string[], fields: 
   });
 }
 
-function validate(definition: PipelineDefinition): void {
-  const found = new Violations('pipeline.');
+/** @param found with the path of the pipeline */
+export function validatePipeline(found: Violations, definition: PipelineDefinition): void {
   found.name('name', definition.name);
   found.text('description', definition.description, LIMITS.descriptionChars);
   found.name('initial_status', definition.initialStatus);
@@ -96,23 +97,25 @@ function validate(definition: PipelineDefinition): void {
       schedules.map((_, index) => `schedules[${index}].name`),
     );
   }
-  found.throwIfAny();
 }
 
 /**
  * Creates a pipeline or replaces its definition. Runs in a stage that is still there go on under the new one.
  *
- * @throws BatonError INVALID_ARGUMENT, or PIPELINE_IN_USE when open runs are in a status that would be gone
+ * @throws BatonError INVALID_ARGUMENT, or PIPELINE_IN_USE when open runs are in a status that would be gone or turned
+ *   from waiting into work or back
  */
 export async function putPipeline(pool: Pool, definition: PipelineDefinition): Promise<Pipeline> {
-  validate(definition);
+  const found = new Violations('pipeline.');
+  validatePipeline(found, definition);
+  found.throwIfAny();
   return pool.transaction(async (tx) => {
     const stranded = await writePipeline(tx, definition);
     if (stranded.length > 0) {
       const list = stranded.map(({ status, runs }) => `${status} (${runs})`).join(', ');
       throw new BatonError(
         'PIPELINE_IN_USE',
-        `open runs are in statuses that the new definition lacks: ${list}`,
+        `open runs are in statuses that the new definition lacks, or turns from waiting into work or back: ${list}`,
         {
           metadata: { pipeline: definition.name, statuses: stranded.map(({ status }) => status).join(',') },
         },
@@ -187,19 +190,13 @@ export async function setPaused(pool: Pool, request: PauseRequest, paused: boole
   if (request.stage !== '') found.name('stage', request.stage);
   found.throwIfAny();
   const { name, stage } = request;
-  if (stage === '') {
-    await pausePipeline(pool, name, paused);
-  } else if (
-    !(await pauseStage(pool, name, stage, paused)) &&
-    (await selectPipeline(pool, name)) !== undefined
-  ) {
-    throw new BatonError(
-      'STAGE_NOT_FOUND',
-      `pipeline ${JSON.stringify(name)} has no stage ${JSON.stringify(stage)}`,
-      {
-        metadata: { pipeline: name, stage },
-      },
-    );
-  }
-  return getPipeline(pool, name);
+  return pool.transaction(async (tx) => {
+    // A definition that is just being put carries the switches of its stages over: it is waited for, and waits for this.
+    if (!(await pausePipeline(tx, name, stage === '' ? paused : undefined))) throw pipelineNotFound(name);
+    if (stage !== '' && !(await pauseStage(tx, name, stage, paused)))
+      throw unknownStage({ pipeline: name, stage }, true);
+    const pipeline = await selectPipeline(tx, name);
+    if (pipeline === undefined) throw new Error(`pipeline ${name} is not there though it is locked`);
+    return pipeline;
+  });
 }

@@ -1,11 +1,13 @@
 import { BatonError } from '../base/errors.js';
 import { isTerminal, TERMINAL_STATES, type Run } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
+import { getPipelineNames } from '../store/sql/get_pipelines.js';
 import { getRun } from '../store/sql/get_run.js';
 import { retryRuns as updateRuns } from '../store/sql/retry_runs.js';
 import type { CallContext, RetryRunRequest, RetryRunsRequest, RetryRunsResponse } from './api.js';
 import { inSteps, validateBulkFilter } from './cancel_runs.js';
 import { runNotFound } from './get_run.js';
+import { pipelineNotFound } from './pipelines.js';
 import { Violations } from './validate.js';
 
 /** Lets a run that has ended wait again, for the named stage or for the one in which it ended. */
@@ -27,6 +29,11 @@ export async function retryRun(db: Queryable, request: RetryRunRequest): Promise
       },
     );
   }
+  // It may have ended only after the first look at it.
+  const [ended] = await updateRuns(db, [request.runId], request.stage);
+  if (ended !== undefined) return ended;
+  const [pipeline] = await getPipelineNames(db, [run.pipeline]);
+  if (pipeline === undefined) throw pipelineNotFound(run.pipeline);
   const stage =
     request.stage === '' ? 'the stage in which it ended' : `stage ${JSON.stringify(request.stage)}`;
   throw new BatonError(
@@ -38,6 +45,11 @@ export async function retryRun(db: Queryable, request: RetryRunRequest): Promise
   );
 }
 
+export function validateRetries(found: Violations, { filter, stage }: RetryRunsRequest): void {
+  validateBulkFilter(found, filter);
+  if (stage !== '') found.name('stage', stage);
+}
+
 /** The same for all runs that match a filter and have ended. Runs that were retried meanwhile do not count. */
 export async function retryRuns(
   db: Queryable,
@@ -45,8 +57,7 @@ export async function retryRuns(
   call: CallContext,
 ): Promise<RetryRunsResponse> {
   const found = new Violations();
-  validateBulkFilter(found, request.filter);
-  if (request.stage !== '') found.name('stage', request.stage);
+  validateRetries(found, request);
   found.throwIfAny();
   let retriedCount = 0;
   const matchedCount = await inSteps(db, request.filter, TERMINAL_STATES, call, async (ids) => {

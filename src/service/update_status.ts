@@ -31,6 +31,13 @@ export function validateUpdate(found: Violations, request: UpdateStatusRequest):
   return { output, checkpoint };
 }
 
+/** The same with the claim that goes with it. */
+export function validateUpdateAndClaim(found: Violations, request: UpdateStatusRequest): UpdateTexts {
+  const texts = validateUpdate(found, request);
+  if (request.claimNext !== undefined) validateClaim(found.at('claim_next'), request.claimNext);
+  return texts;
+}
+
 /** Moves a claimed run by the rule that the reported status names, and claims the next one with it if asked to. */
 export async function updateStatus(
   group: GroupCommit<UpdateItem, Updated>,
@@ -39,9 +46,8 @@ export async function updateStatus(
   call: CallContext,
 ): Promise<UpdateStatusResponse> {
   const found = new Violations();
-  const texts = validateUpdate(found, request);
+  const texts = validateUpdateAndClaim(found, request);
   const next = request.claimNext;
-  if (next !== undefined) validateClaim(found.at('claim_next'), next);
   found.throwIfAny();
   const item = toItem(request, texts);
   if (item instanceof BatonError) throw item;

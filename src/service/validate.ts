@@ -57,6 +57,14 @@ export class Violations {
     }
   }
 
+  /** The items of a call that takes many. Where there are too many, nothing else is worth a look. */
+  items(field: string, count: number): void {
+    const limit = LIMITS.batchItems;
+    if (count >= 1 && count <= limit) return;
+    this.add(field, `must have 1 to ${limit} items, has ${count}`);
+    if (count > limit) this.throwIfAny();
+  }
+
   uuid(field: string, value: string): void {
     if (!UUID.test(value)) this.add(field, value === '' ? 'is required' : 'must be a UUID in lower case');
   }

@@ -23,13 +23,7 @@ interface WatchSources {
   readonly head: SharedRead<LogHead>;
 }
 
-/** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
-export async function watchRuns(
-  { pool, hub, identity, head: sharedHead }: WatchSources,
-  request: WatchRunsRequest,
-  call: CallContext,
-): Promise<WatchStream> {
-  const found = new Violations();
+export function validateWatch(found: Violations, request: WatchRunsRequest): void {
   found.filter('filter', request.filter);
   if (request.bookmarkIntervalMs !== 0) {
     found.durationMs(
@@ -43,6 +37,16 @@ export async function watchRuns(
     found.add('include_state', 'starts with the state as it is now, so it does not go with after');
   }
   if (request.untilTerminal) validateUntilTerminal(found, request.filter);
+}
+
+/** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
+export async function watchRuns(
+  { pool, hub, identity, head: sharedHead }: WatchSources,
+  request: WatchRunsRequest,
+  call: CallContext,
+): Promise<WatchStream> {
+  const found = new Violations();
+  validateWatch(found, request);
   found.throwIfAny();
 
   // A token is compared with the log as it is in this moment, whatever has happened to the database since the last look.

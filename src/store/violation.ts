@@ -10,6 +10,18 @@ export function violates(error: unknown, constraint: string): boolean {
   );
 }
 
+/**
+ * Throws the error of a statement, as one that asks to come again where a run was refused because its pipeline was deleted
+ * between two looks of that statement: the next try does not find it.
+ */
+export function throwAsDeleted(error: unknown): never {
+  if (!violates(error, 'runs_pipeline_exists')) throw error;
+  throw new BatonError('DATABASE_UNAVAILABLE', 'the pipeline is being deleted at the moment', {
+    retryDelayMs: 100,
+    cause: error,
+  });
+}
+
 /** What the database itself said, also where `toStoreError` has put it behind an error for the client. */
 function databaseError(error: unknown): pg.DatabaseError | undefined {
   if (error instanceof pg.DatabaseError) return error;

@@ -17,6 +17,11 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
       caughtBy: 'a run that somebody has locked holds up its own update only',
     },
     {
+      name: 'claims wait for what others have locked of a repeated one',
+      edits: [edit('dist/src/service/claims.js', `requests, 'skip')`, `requests, 'wait')`)],
+      caughtBy: 'a repeated claim of a run that somebody has locked holds up no other claim',
+    },
+    {
       name: 'an extension that met a lock is told lost',
       edits: [
         edit(

@@ -106,6 +106,12 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: 'a row in the hands of another transaction does not keep other leases from ending',
   },
   {
+    name: 'ended leases are waited for whose pipeline is being redefined',
+    edits: [edit(EXPIRE, '  for key share of p skip locked\n', '')],
+    testFile: 'definitions',
+    caughtBy: 'that is left open keeps only its own leases from ending',
+  },
+  {
     name: 'a lease is extended whose time is over',
     edits: [
       edit(
@@ -152,6 +158,41 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     },
     testFile: WORKERS,
     caughtBy: 'a definition is not replaced while a transaction moves a run by the old one',
+  },
+  {
+    name: 'a run keeps the number of attempts with which it came to its stage',
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_before_write',
+      from: 'new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, new.attempts_allowed);',
+      to: '',
+    },
+    testFile: 'definitions',
+    caughtBy: 'gives more attempts, or fewer, to runs that are in the stage already',
+  },
+  {
+    name: 'a definition makes waiting runs ACTIVE',
+    edits: [
+      edit(
+        'dist/src/store/sql/put_pipeline.js',
+        "(m.status is null or (m.state = 'ACTIVE') <> (r.state = 'ACTIVE'))",
+        'm.status is null',
+      ),
+    ],
+    testFile: 'definitions',
+    caughtBy: 'is refused where it would take a run from its worker, or make one ACTIVE that nobody has',
+  },
+  {
+    name: 'a pause of a stage does not wait for a definition',
+    edits: [
+      edit(
+        'dist/src/service/pipelines.js',
+        "!(await pausePipeline(tx, name, stage === '' ? paused : undefined))",
+        "stage === '' && !(await pausePipeline(tx, name, paused))",
+      ),
+    ],
+    testFile: 'definitions',
+    caughtBy: 'neither loses a pause of a stage that comes at the same time, nor refuses it',
   },
   {
     name: 'claim_next claims in a transaction of its own',

@@ -556,9 +556,9 @@ begin
     new.lease_ms := null;
     new.lease_expire_time := null;
   end if;
-  if new.stage <> old.stage then
-    new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, old.attempts_allowed);
-  end if;
+  -- The definition as it is at this step, also within a stage: its number may have changed since the run came here. A
+  -- run that has failed keeps the number by which that was decided.
+  new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, new.attempts_allowed);
 
   if new.state = 'ACTIVE' then
     if old.state <> 'ACTIVE' or new.stage <> old.stage then

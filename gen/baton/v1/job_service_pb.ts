@@ -101,7 +101,7 @@ export type CreateRunRequest = Message<"baton.v1.CreateRunRequest"> & {
   requestId: string;
 
   /**
-   * The W3C traceparent that workers continue: 55 characters, `00-<32 hex>-<16 hex>-<2 hex>` in lower case.
+   * The W3C traceparent that workers continue: 55 characters, `<2 hex>-<32 hex>-<16 hex>-<2 hex>` in lower case.
    * Empty means none; anything else is INVALID_ARGUMENT.
    *
    * @generated from field: string trace_parent = 10;
@@ -359,9 +359,9 @@ export type ClaimNextRequest = Message<"baton.v1.ClaimNextRequest"> & {
 
   /**
    * The worker's own name for this claim: at most 128 printable ASCII characters (0x20 to 0x7E), its own for
-   * each intended claim. The same worker_id with the same request_id gets the same claims, those of them
-   * whose leases still live, whatever else the request says; when none does, it claims anew. An empty answer
-   * is not remembered. Empty means that a repetition claims other runs.
+   * each intended claim. The same worker_id with the same request_id for the same stage gets the same claims,
+   * those of them whose leases still live, whatever else the request says; when none does, it claims anew. An
+   * empty answer is not remembered. Empty means that a repetition claims other runs.
    *
    * @generated from field: string request_id = 7;
    */
@@ -527,7 +527,8 @@ export const UpdateStatusRequestSchema: GenMessage<UpdateStatusRequest> = /*@__P
  */
 export type UpdateError = Message<"baton.v1.UpdateError"> & {
   /**
-   * A short word for programs, at most 64 characters, default empty. Goes to the run's `error`.
+   * A short word for programs, at most 64 characters, default empty. Goes to the run's `error`. The server's own,
+   * `LEASE_EXPIRED` and `ATTEMPT_TIMED_OUT`, are INVALID_ARGUMENT.
    *
    * @generated from field: string code = 1;
    */
@@ -1340,8 +1341,8 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  * - counts the length of strings in UTF-16 code units unless a limit is given in bytes; KiB and MiB are those
  *   of the UTF-8 JSON text. U+0000 in any string, also inside a Struct, is INVALID_ARGUMENT. A Struct may be
  *   nested 30 deep, which is what the decoders of most languages accept.
- * - takes durations and times down to the millisecond; finer parts are dropped. Negative durations are
- *   INVALID_ARGUMENT.
+ * - takes durations and times in whole milliseconds: a time is cut to one, a duration rounded up. Negative
+ *   durations are INVALID_ARGUMENT.
  * - takes requests of at most 16 MiB; a larger one is refused by the transport with RESOURCE_EXHAUSTED.
  *   Responses are as large as the runs in them, and a gRPC client accepts only 4 MiB unless it is told
  *   otherwise: raise that, or ask for few runs at once.

@@ -479,8 +479,9 @@ export const PipelineService: GenService<{
    *
    * Errors, beside those of every call:
    * - INVALID_ARGUMENT: also when statuses, names of stages or names of schedules are not distinct.
-   * - PIPELINE_IN_USE (FAILED_PRECONDITION): open runs are in a status that the new definition lacks. Nothing
-   *   was changed. Keep the status until they have left it.
+   * - PIPELINE_IN_USE (FAILED_PRECONDITION): open runs are in a status that the new definition lacks, or wait
+   *   in one in which it has them worked on, or the other way round. Nothing was changed. Keep the status as it
+   *   is until they have left it.
    *
    * Idempotent except for `generation` and `update_time`: safe to retry.
    *
@@ -548,8 +549,8 @@ export const PipelineService: GenService<{
     output: typeof PausePipelineResponseSchema;
   },
   /**
-   * Undoes PausePipeline for the same pipeline or stage; waiting claims are served at once. Resuming a whole
-   * pipeline leaves stages paused that were paused by name.
+   * Undoes PausePipeline for the same pipeline or stage; waiting claims are served within 2 s.
+   * Resuming a whole pipeline leaves stages paused that were paused by name.
    *
    * Errors, beside those of every call: PIPELINE_NOT_FOUND and STAGE_NOT_FOUND (NOT_FOUND). Idempotent:
    * resuming what is not paused succeeds.

@@ -2,6 +2,7 @@ import type { Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
+import { throwAsDeleted } from '../violation.js';
 
 export interface NewRun {
   readonly id: string;
@@ -80,12 +81,14 @@ export async function createRuns(
   runs: readonly NewRun[],
   allOrNothing = false,
 ): Promise<Map<string, Run>> {
-  const rows = await db.query<RunRow>(SQL, [
-    ...contentValues(runs),
-    runs.map((run) => run.traceParent),
-    runs.map((run) => run.id),
-    allOrNothing,
-    appendMode(db),
-  ]);
+  const rows = await db
+    .query<RunRow>(SQL, [
+      ...contentValues(runs),
+      runs.map((run) => run.traceParent),
+      runs.map((run) => run.id),
+      allOrNothing,
+      appendMode(db),
+    ])
+    .catch(throwAsDeleted);
   return new Map(rows.map((row) => [row.id, decodeRun(row)]));
 }

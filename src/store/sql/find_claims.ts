@@ -1,27 +1,46 @@
 import type { Claim } from '../../run/run.js';
+import { FOR_UPDATE, type OnLocked } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
-import type { Queryable } from '../pool.js';
+import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
+
+/** Whether a run (alias r) is still held under the request of an item (alias i). */
+const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage
+    and r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
+    and r.lease_expire_time > clock_timestamp()`;
 
 /**
  * The claims that each worker got under one request_id and still holds, in claim order. They are marked as repeated, so
- * that the first call does not hand back what the second one was given.
+ * that the first call does not hand back what the second one was given. Locked in order of id, as every statement does
+ * that waits for rows. What was found and could not be locked comes back too, without the run.
  */
-const SQL = {
-  name: 'find_claims',
+const sql = (onLocked: OnLocked): Statement => ({
+  name: `find_claims_${onLocked}`,
   text: `
-with held as (
-  update baton.runs r set repeated_lease = r.lease_number
-  from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
+with item as materialized (
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
     as i (request_id, worker_id, pipeline, stage, position)
-  where r.claim_request_id = i.request_id and r.worker_id = i.worker_id
-    and r.pipeline = i.pipeline and r.stage = i.stage
-    and r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
-    and r.lease_expire_time > clock_timestamp()
-  returning i.position, r.claimable_time, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
+), found as materialized (
+  select i.*, r.id from item i join baton.runs r on ${IS_HELD_UNDER}
+), locked as materialized (
+  select i.position, i.id
+  from (select * from found order by id) i
+  cross join lateral (
+    -- Wrapped, so that runs are looked up by their key; see IS_HELD.
+    select from baton.runs r where r.id = i.id and coalesce(${IS_HELD_UNDER}, false)
+    ${FOR_UPDATE[onLocked]}
+  ) r
+), held as (
+  update baton.runs r set repeated_lease = r.lease_number
+  from locked
+  where r.id = locked.id
+  returning locked.position, r.claimable_time, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
 )
-select * from held order by position, priority desc, claimable_time, id`,
-};
+select f.position as found_position, held.*
+from found f left join held on held.id = f.id
+order by f.position, held.priority desc, held.claimable_time, held.id`,
+});
+const SQL = { wait: sql('wait'), skip: sql('skip') };
 
 /** What a ClaimNext is known by. */
 export interface ClaimRequestKey {
@@ -31,26 +50,39 @@ export interface ClaimRequestKey {
   readonly stage: string;
 }
 
-/** @returns the claims of each request, none for one without a request_id */
-export async function findClaims(db: Queryable, keys: readonly ClaimRequestKey[]): Promise<Claim[][]> {
+/**
+ * @param onLocked with 'skip' nobody is waited for
+ * @returns the claims of each request, none for one without a request_id; with 'skip', undefined where somebody else has
+ *   one of them in hand, who may be handing it back
+ */
+export async function findClaims(
+  db: Queryable,
+  keys: readonly ClaimRequestKey[],
+  onLocked: OnLocked = 'wait',
+): Promise<(Claim[] | undefined)[]> {
   const claims: Claim[][] = keys.map(() => []);
   if (keys.every(({ requestId }) => requestId === '')) return claims;
-  type Row = RunRow & { position: bigint; lease_number: bigint; lease_id: string };
-  const rows = await db.query<Row>(SQL, [
+  type Row = { found_position: bigint } & (
+    { id: null } | (RunRow & { lease_number: bigint; lease_id: string })
+  );
+  const rows = await db.query<Row>(SQL[onLocked], [
     // An empty one matches nothing, since a run without a request_id has none at all.
     keys.map(({ requestId }) => requestId),
     keys.map(({ workerId }) => workerId),
     keys.map(({ pipeline }) => pipeline),
     keys.map(({ stage }) => stage),
   ]);
+  const passedOver = new Set<number>();
   for (const row of rows) {
+    const index = Number(row.found_position) - 1;
+    if (row.id === null) {
+      // After a wait it is known that the run is held no more.
+      if (onLocked === 'skip') passedOver.add(index);
+      continue;
+    }
     const run = decodeRun(row);
     const leaseToken = encodeLeaseToken({ number: row.lease_number, id: row.lease_id });
-    claims[Number(row.position) - 1]?.push({
-      run,
-      leaseToken,
-      leaseExpireTime: run.leaseExpireTime ?? run.updateTime,
-    });
+    claims[index]?.push({ run, leaseToken, leaseExpireTime: run.leaseExpireTime ?? run.updateTime });
   }
-  return claims;
+  return claims.map((held, index) => (passedOver.has(index) ? undefined : held));
 }

@@ -9,11 +9,16 @@ on conflict (name) do update set
   description = excluded.description, initial_status = excluded.initial_status, error_status = excluded.error_status,
   canceled_status = excluded.canceled_status, generation = p.generation + 1, update_time = clock_timestamp()`;
 
-/** Open runs whose status the new definition would not know, one row per status. */
+/**
+ * Open runs whose status the new definition would not know, one row per status; and those that it would take from the
+ * worker who holds them, or make ACTIVE without anybody who does, so that they would be so for ever.
+ */
 const STRANDED = `
 select r.status, count(*)::int as runs
 from baton.runs r
-where r.pipeline = $1::text and r.state in ('PENDING', 'ACTIVE') and r.status <> all ($2::text[])
+left join unnest($2::text[], $3::text[]::baton.run_state[]) as m (status, state) on m.status = r.status
+where r.pipeline = $1::text and r.state in ('PENDING', 'ACTIVE')
+  and (m.status is null or (m.state = 'ACTIVE') <> (r.state = 'ACTIVE'))
 group by r.status
 order by r.status`;
 
@@ -68,7 +73,8 @@ export interface StrandedStatus {
 /**
  * Creates a pipeline or replaces its whole definition. Runs inside a transaction of the caller.
  *
- * @returns the statuses that open runs are in and the definition lacks; unless empty, the caller must roll back
+ * @returns the statuses that open runs are in and that the definition lacks, or gives to work that is not theirs; unless
+ *   empty, the caller must roll back
  */
 export async function putPipeline(tx: Queryable, definition: PipelineDefinition): Promise<StrandedStatus[]> {
   const { name, stages } = definition;
@@ -84,6 +90,7 @@ export async function putPipeline(tx: Queryable, definition: PipelineDefinition)
   const stranded = await tx.query<{ status: string; runs: number }>(STRANDED, [
     name,
     meanings.map((row) => row.status),
+    meanings.map((row) => row.state),
   ]);
   if (stranded.length > 0) return stranded;
 

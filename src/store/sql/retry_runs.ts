@@ -1,6 +1,7 @@
 import type { Run } from '../../run/run.js';
 import type { Queryable } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
+import { throwAsDeleted } from '../violation.js';
 
 /** Lets runs that have ended wait again: for the named stage, or for the one in which each ended. */
 const SQL = `
@@ -20,5 +21,6 @@ returning ${runColumns('r')}`;
 
 /** @returns the runs that wait again */
 export async function retryRuns(db: Queryable, ids: readonly string[], stage: string): Promise<Run[]> {
-  return (await db.query<RunRow>(SQL, [ids, stage])).map(decodeRun);
+  const rows = await db.query<RunRow>(SQL, [ids, stage]).catch(throwAsDeleted);
+  return rows.map(decodeRun);
 }

@@ -11,6 +11,9 @@ export const RETRY_DELAY_MS = `(
   * (1 - s.backoff_jitter * random())
 )`;
 
+/** How many attempts a run (alias r) has in its stage (alias s), by the definition as it is now. */
+export const ATTEMPTS_ALLOWED = 'coalesce(r.max_attempts, s.max_attempts)';
+
 /**
  * Moves claimed runs, each by the one rule that its reported status names. Rows whose lease does not fit or has ended
  * by the database's clock, and items whose status, error or output is not allowed from here, are not touched and not
@@ -34,7 +37,7 @@ with ${appendBy('$13')}, item as materialized (
   select i.position, held.*
   from (select * from item order by run_id) i
   cross join lateral (
-    select r.id, r.pipeline, r.stage, r.attempt, r.attempts_allowed, r.attempt_time, r.cancel_requested, r.lease_ms
+    select r.id, r.pipeline, r.stage, r.attempt, r.max_attempts, r.attempt_time, r.cancel_requested, r.lease_ms
     from baton.runs r
     where r.id = i.run_id and ${IS_HELD}
     ${FOR_UPDATE[onLocked]}
@@ -52,12 +55,13 @@ with ${appendBy('$13')}, item as materialized (
     case i.status
       when s.done_status then 'COMPLETE'
       when p.error_status then case
-        when i.retryable and r.attempt < r.attempts_allowed and not r.cancel_requested then 'RETRY' else 'FAIL'
+        when i.retryable and r.attempt < ${ATTEMPTS_ALLOWED} and not r.cancel_requested then 'RETRY' else 'FAIL'
       end
       when p.canceled_status then 'CANCEL'
       when s.waiting_status then 'RELEASE'
       when s.processing_status then 'PROGRESS'
     end as action,
+    ${ATTEMPTS_ALLOWED} as attempts_allowed,
     ${RETRY_DELAY_MS} as backoff_ms,
     ${leaseEnd('r.lease_ms', 'r', 's')} as renewed_to
   from held r
@@ -75,6 +79,10 @@ update baton.runs r set
   error_code = case when plan.action in ('RETRY', 'FAIL') then coalesce(plan.error_code, '') else r.error_code end,
   error_message = case when plan.action in ('RETRY', 'FAIL') then coalesce(plan.error_message, '') else r.error_message end,
   attempt = case when plan.action = 'RELEASE' then greatest(r.attempt - 1, 0) else r.attempt end,
+  attempts_allowed = case
+    when plan.action in ('RETRY', 'FAIL') then plan.attempts_allowed
+    else r.attempts_allowed
+  end,
   schedule_time = case
     when plan.action = 'RETRY'
       then clock_timestamp() + coalesce(plan.retry_delay_ms, plan.backoff_ms) * interval '1 millisecond'

@@ -1,0 +1,83 @@
+import type { Timer } from '../base/clock.js';
+import { LIMITS } from '../base/limits.js';
+import type { Claim } from '../run/run.js';
+import type { ClaimSlot } from '../store/sql/claim_runs.js';
+import type { ClaimRequestKey } from '../store/sql/find_claims.js';
+import type { StageKey } from '../store/sql/find_due_stages.js';
+import type { CallContext } from './api.js';
+
+/** What the claims need to know of a call. */
+export type ClaimCall = Pick<CallContext, 'signal' | 'onUndelivered'>;
+
+/** One ClaimNext call that has not been answered yet. */
+export interface Waiter {
+  readonly slot: ClaimSlot;
+  readonly call: ClaimCall;
+  readonly answer: (claims: readonly Claim[]) => void;
+  readonly fail: (error: unknown) => void;
+  /** False once the call was answered, has failed, or has gone away. */
+  open: boolean;
+  /** Whether the call wants to wait when there is nothing. */
+  patient: boolean;
+  /** Whether a statement has the call in hand, or will have it next; that statement answers it then. */
+  inHand: boolean;
+  timer: Timer | undefined;
+}
+
+/** All calls for one stage. */
+export interface StageQueue extends StageKey {
+  /** Calls that have not looked yet. */
+  readonly fresh: Set<Waiter>;
+  /** Calls that found nothing, in the order in which they are woken. */
+  readonly parked: Set<Waiter>;
+  /** Calls that are repeated while somebody has locked what they were given. */
+  readonly alone: Set<Waiter>;
+  /** Runs that are known to wait and have not been looked for yet. */
+  work: number;
+  running: boolean;
+  /** The stage has limits: claims are chosen under its lock, and a run that leaves it makes room for another. */
+  limited: boolean;
+}
+
+export function createQueue({ pipeline, stage }: StageKey): StageQueue {
+  return {
+    ...{ pipeline, stage },
+    ...{ fresh: new Set(), parked: new Set(), alone: new Set() },
+    ...{ work: 0, running: false, limited: false },
+  };
+}
+
+export function keyOf({ pipeline, stage }: StageKey): string {
+  return `${pipeline}/${stage}`;
+}
+
+export function requestOf({ pipeline, stage }: StageQueue, { slot }: Waiter): ClaimRequestKey {
+  return { pipeline, stage, workerId: slot.workerId, requestId: slot.requestId ?? '' };
+}
+
+/** The calls that the next statement serves: parked ones while there is work for them, then every new one. */
+export function takeBatch(queue: StageQueue): Waiter[] {
+  const batch: Waiter[] = [];
+  let runs = 0;
+  const repeatable = new Set<string>();
+  const take = (from: Set<Waiter>, limit: number): void => {
+    for (const waiter of from) {
+      if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
+      // The same request twice: the second must see what the first one gets.
+      const { requestId = '', workerId } = waiter.slot;
+      const key = `${requestId} ${workerId}`;
+      if (requestId !== '' && repeatable.has(key)) continue;
+      repeatable.add(key);
+      from.delete(waiter);
+      if (!waiter.open) continue;
+      waiter.inHand = true;
+      runs += waiter.slot.maxRuns;
+      batch.push(waiter);
+    }
+  };
+  take(queue.parked, queue.work);
+  take(queue.fresh, Number.POSITIVE_INFINITY);
+  // Nobody is left who could use it.
+  if (batch.length === 0) queue.work = 0;
+  return batch;
+}

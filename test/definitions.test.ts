@@ -5,6 +5,8 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Claim } from '../gen/baton/v1/job_service_pb.js';
 import type { StageSchema } from '../gen/baton/v1/pipeline_pb.js';
 import { RunState, type Run } from '../gen/baton/v1/run_pb.js';
+import { STAGE_DEFAULTS } from '../src/run/pipeline.js';
+import { putPipeline } from '../src/store/sql/put_pipeline.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { waitingForLock } from './support/log_runs.js';
@@ -84,6 +86,47 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     ]);
     const { run } = await claim();
     assert.deepEqual([run?.id, run?.attempt, run?.maxAttempts], [id, 2, 2]);
+  });
+
+  void test('is what every move goes by, also one that began before it was committed', async () => {
+    await put(
+      { ...SINGLE, doneStatus: 'between' },
+      { name: 't', processingStatus: 'in-t', doneStatus: 'done' },
+    );
+    const id = await create();
+    const held = await claim();
+    let commit: (() => void) | undefined;
+    const mayCommit = new Promise<void>((resolve) => (commit = resolve));
+    let isPut = false;
+    const redefined = database.pool.transaction(async (tx) => {
+      await putPipeline(tx, {
+        ...{
+          name: 'p',
+          description: '',
+          initialStatus: 'new',
+          errorStatus: 'error',
+          canceledStatus: 'canceled',
+        },
+        schedules: [],
+        stages: [
+          { ...STAGE_DEFAULTS, name: 's', processingStatus: 'at', doneStatus: 'elsewhere' },
+          { ...STAGE_DEFAULTS, name: 't', processingStatus: 'in-t', doneStatus: 'done' },
+        ],
+      });
+      isPut = true;
+      await mayCommit;
+    });
+    await waitFor(() => isPut, 'the new definition to be written');
+    let settled = false;
+    const report = baton.jobs.updateStatus({ ...tokenOf(held), status: 'between' });
+    report.finally(() => (settled = true)).catch(() => undefined);
+    await untilLockIsWaitedFor(() => settled);
+    commit?.();
+    await redefined;
+    assert.equal((await failure(within(report, 'the report'))).reason, 'DATABASE_UNAVAILABLE');
+    assert.equal((await baton.jobs.getRun({ id })).run?.status, 'at');
+    const moved = await baton.jobs.updateStatus({ ...tokenOf(held), status: 'elsewhere' });
+    assert.deepEqual([moved.run?.status, moved.run?.stage], ['elsewhere', 't']);
   });
 
   void test('is refused where it would take a run from its worker, or make one ACTIVE that nobody has', async () => {

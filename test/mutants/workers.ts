@@ -161,14 +161,56 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'a run keeps the number of attempts with which it came to its stage',
+    edits: [
+      edit(
+        'dist/src/store/sql/claim_runs.js',
+        'attempts_allowed = coalesce(r.max_attempts, stage.max_attempts),',
+        '',
+      ),
+    ],
+    testFile: 'definitions',
+    caughtBy: 'gives more attempts, or fewer, to runs that are in the stage already',
+  },
+  {
+    name: 'the trigger derives something else than the statements',
     edits: [],
     functionEdit: {
       name: 'baton.runs_before_write',
       from: 'new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, new.attempts_allowed);',
       to: '',
     },
+    testFile: 'derived',
+    caughtBy: 'is the same by the statements of the server and by the trigger for all SQL',
+  },
+  {
+    name: 'a statement derives something else than the trigger',
+    edits: [
+      edit(
+        'dist/src/store/sql/update_runs.js',
+        'when ${ENDS} then coalesce(r.start_time, plan.time) else r.start_time end',
+        'when ${ENDS} then plan.time else r.start_time end',
+      ),
+    ],
+    testFile: 'derived',
+    caughtBy: 'is the same by the statements of the server and by the trigger for all SQL',
+  },
+  {
+    name: 'what a statement says of a status is not looked at again',
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_append_updated',
+      from: 'perform baton.refuse_status(',
+      to: 'perform (',
+    },
     testFile: 'definitions',
-    caughtBy: 'gives more attempts, or fewer, to runs that are in the stage already',
+    caughtBy: 'is what every move goes by, also one that began before it was committed',
+  },
+  {
+    name: 'what a statement says of a status is looked at without the lock of the definition',
+    edits: [],
+    functionEdit: { name: 'baton.runs_append_updated', from: ' for key share;', to: ';' },
+    testFile: 'definitions',
+    caughtBy: 'is what every move goes by, also one that began before it was committed',
   },
   {
     name: 'a definition makes waiting runs ACTIVE',

@@ -1,7 +1,6 @@
-import type { Run } from '../../run/run.js';
+import type { JsonObject, Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
 import type { Queryable } from '../pool.js';
-import { decodeRun, runColumns, type RunRow } from '../rows.js';
 import { throwAsDeleted } from '../violation.js';
 
 export interface NewRun {
@@ -24,7 +23,8 @@ export interface NewRun {
 /**
  * Inserts runs; a run whose request_id is taken is left out of the answer, and so is one whose pipeline does not
  * exist, or all of them where all have to go together. A transaction that holds the same request_id uncommitted is
- * waited for, since nobody can know yet whether the id is taken.
+ * waited for, since nobody can know yet whether the id is taken. It says itself what `runs_before_write` derives for other
+ * SQL (migration 0008), and gives back only what the caller does not know.
  */
 const SQL = {
   name: 'create_runs',
@@ -32,11 +32,13 @@ const SQL = {
 with ${appendBy('$14')}
 insert into baton.runs (
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
-  request_hash, trace_parent
+  request_hash, trace_parent, stage, status, state, attempts_allowed, version, create_time, update_time, claimable_time
 )
 select
   i.id, i.pipeline, i.repository, i.labels::jsonb, i.input::jsonb, i.priority, i.schedule_time, i.concurrency_key,
-  nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent
+  nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent,
+  s.name, p.initial_status, 'PENDING', coalesce(nullif(i.max_attempts, 0), s.max_attempts), 1, statement_timestamp(),
+  statement_timestamp(), greatest(statement_timestamp(), i.schedule_time)
 from append cross join unnest(
   $1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::int[], $9::text[],
   $10::bytea[], $11::text[], $12::uuid[]
@@ -44,16 +46,15 @@ from append cross join unnest(
   pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent, id, position
 )
-where case
-  when $13::boolean then not exists (
-    select from unnest($1::text[]) as n (name)
-    where not exists (select from baton.pipelines p where p.name = n.name))
-  else exists (select from baton.pipelines p where p.name = i.pipeline)
-end
+join baton.pipelines p on p.name = i.pipeline
+join baton.stages s on s.pipeline = p.name and s.position = 0
+where not $13::boolean or not exists (
+  select from unnest($1::text[]) as n (name)
+  where not exists (select from baton.pipelines p where p.name = n.name))
 -- By request_id first, so that two batches with the same ones cannot wait for each other in a circle.
 order by i.request_id, i.position
 on conflict (request_id) where request_id is not null do nothing
-returning ${runColumns('runs')}`,
+returning id, stage, status, attempts_allowed, create_time`,
 };
 
 /** What is asked for in each run: ten parameters of one statement. */
@@ -72,6 +73,42 @@ export function contentValues(runs: readonly NewRun[]): unknown[] {
   ];
 }
 
+interface CreatedRow {
+  id: string;
+  stage: string;
+  status: string;
+  attempts_allowed: number;
+  create_time: Date;
+}
+
+/** A run as it was created, from what was asked for and what the database has decided. */
+function toRun(run: NewRun, row: CreatedRow): Run {
+  const { id, pipeline, repository, labels, priority, concurrencyKey, requestId, traceParent } = run;
+  return {
+    ...{ id, pipeline, repository, labels, priority, concurrencyKey, requestId, traceParent },
+    stage: row.stage,
+    status: row.status,
+    state: 'PENDING',
+    input: run.input === undefined ? undefined : (JSON.parse(run.input) as JsonObject),
+    output: undefined,
+    error: undefined,
+    attempt: 0,
+    maxAttempts: row.attempts_allowed,
+    workerId: '',
+    leaseExpireTime: undefined,
+    scheduleTime: run.scheduleTime,
+    cancelRequested: false,
+    progress: 0,
+    statusMessage: '',
+    checkpoint: undefined,
+    version: 1n,
+    createTime: row.create_time,
+    updateTime: row.create_time,
+    startTime: undefined,
+    endTime: undefined,
+  };
+}
+
 /**
  * @param allOrNothing whether one unknown pipeline keeps all runs from being inserted
  * @returns the runs that were inserted, by id
@@ -82,7 +119,7 @@ export async function createRuns(
   allOrNothing = false,
 ): Promise<Map<string, Run>> {
   const rows = await db
-    .query<RunRow>(SQL, [
+    .query<CreatedRow>(SQL, [
       ...contentValues(runs),
       runs.map((run) => run.traceParent),
       runs.map((run) => run.id),
@@ -90,5 +127,12 @@ export async function createRuns(
       appendMode(db),
     ])
     .catch(throwAsDeleted);
-  return new Map(rows.map((row) => [row.id, decodeRun(row)]));
+  const asked = new Map(runs.map((run) => [run.id, run]));
+  const created = new Map<string, Run>();
+  for (const row of rows) {
+    const run = asked.get(row.id);
+    if (run === undefined) throw new Error(`run ${row.id} was created and not asked for`);
+    created.set(row.id, toRun(run, row));
+  }
+  return created;
 }

@@ -100,6 +100,12 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: CLOCKS,
   },
   {
+    name: 'the backoff after an ended lease counts from when that was found out',
+    edits: [edit(EXPIRE, 'r.lease_expire_time + ', 'clock_timestamp() + ')],
+    testFile: 'statements',
+    caughtBy: 'a backoff counts from the end of the lease, and no run is claimable before that was found out',
+  },
+  {
     name: 'ended leases are waited for that others have in hand',
     edits: [edit(EXPIRE, 'for update of r skip locked', 'for update of r')],
     testFile: WORKERS,

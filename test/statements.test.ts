@@ -1025,18 +1025,33 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
-      'findDueStages knows what can be claimed now, by the clock of the database',
+      'findDueStages knows what can be claimed now and what comes next, by the clock of the database',
       fresh(open, async (db) => {
         const keys = [
           { pipeline: 'ci', stage: 'initialize' },
           { pipeline: 'ci', stage: 'run' },
           { pipeline: 'nope', stage: 'run' },
         ];
-        await create(db.pool, { scheduleTime: new Date(Date.now() + 3_600_000) });
-        assert.deepEqual(await findDueStages(db.pool, keys), []);
+        const nothing = { due: [], nextMs: undefined };
+        assert.deepEqual(await findDueStages(db.pool, keys), nothing);
+        const [run] = await create(db.pool, { priority: 3 }, { priority: 3 }, { priority: 5 });
+        await db.pool.query(
+          `update baton.runs set schedule_time = clock_timestamp() + interval '30 minutes' * priority`,
+        );
+        const later = await findDueStages(db.pool, keys);
+        assert.deepEqual(later.due, []);
+        between(later.nextMs, 5_390_000, 5_400_000, 'the time to the next run');
+        await db.pool.query('update baton.runs set schedule_time = null where id = $1', [run?.id]);
+        const now = await findDueStages(db.pool, keys);
+        assert.deepEqual(now.due, [keys[0]]);
+        between(now.nextMs, 5_390_000, 5_400_000, 'the time to the next run, behind one that is due');
+        await db.pool.query(
+          `update baton.runs set claimable_time = 'infinity' where schedule_time is not null`,
+        );
+        assert.deepEqual(await findDueStages(db.pool, keys), { due: [keys[0]], nextMs: Infinity });
         await db.pool.query('update baton.runs set schedule_time = null');
-        assert.deepEqual(await findDueStages(db.pool, keys), [keys[0]]);
-        assert.deepEqual(await findDueStages(db.pool, []), []);
+        assert.deepEqual(await findDueStages(db.pool, keys), { due: [keys[0]], nextMs: undefined });
+        assert.deepEqual(await findDueStages(db.pool, []), nothing);
       }),
     );
   });
@@ -1161,6 +1176,12 @@ describeOnEveryPostgres('statements', (open) => {
       'the stages with due work, where one of them has none',
       fresh(open, async (db) => {
         await bulkInsert(db.pool, RUNS);
+        await assertVisits(
+          rowsVisited(db.pool, (tx) => findDueStages(tx, CI_STAGES)),
+          10,
+        );
+        await db.pool.query(`update baton.runs set schedule_time = clock_timestamp() + interval '1 hour'`);
+        await db.pool.query('vacuum analyze baton.runs');
         await assertVisits(
           rowsVisited(db.pool, (tx) => findDueStages(tx, CI_STAGES)),
           10,

@@ -51,18 +51,19 @@ function spread(samples: readonly number[]): Spread {
 
 const nowMs = (): number => performance.timeOrigin + performance.now();
 
+const NO_BACKOFF = { initial: {} };
+
 /** Workers that take a run and are never heard of again, beside one that waits for what they leave. */
-async function measureKills({ jobs, pipelines }: CallConnection, sql: pg.Client): Promise<Spread> {
-  const stage = {
-    name: 's',
-    processingStatus: 'at',
-    doneStatus: 'done',
-    maxAttempts: 100,
-    backoff: { initial: {} },
-  };
-  await pipelines.putPipeline({ pipeline: { name: 'kills', stages: [stage] } });
-  const target = { pipeline: 'kills', stage: 's' };
-  await jobs.batchCreateRuns({ requests: Array.from({ length: kills }, () => ({ pipeline: 'kills' })) });
+async function measureKills(
+  { jobs, pipelines }: CallConnection,
+  sql: pg.Client,
+  name: string,
+  backoff?: typeof NO_BACKOFF,
+): Promise<Spread> {
+  const stage = { name: 's', processingStatus: 'at', doneStatus: 'done', maxAttempts: 100, backoff };
+  await pipelines.putPipeline({ pipeline: { name, stages: [stage] } });
+  const target = { pipeline: name, stage: 's' };
+  await jobs.batchCreateRuns({ requests: Array.from({ length: kills }, () => ({ pipeline: name })) });
   for (let left = kills; left > 0; left -= 1) {
     // Spread over the second in which ended leases are looked for.
     await pause(Math.random() * 50);
@@ -76,7 +77,8 @@ async function measureKills({ jobs, pipelines }: CallConnection, sql: pg.Client)
     `select extract(epoch from again.append_time - first.lease_expire_time)::float8 * 1000 as ms
      from baton.run_events first
      join baton.run_events again on again.run_id = first.run_id and again.type = 'CLAIMED' and again.attempt = 2
-     where first.pipeline = 'kills' and first.type = 'CLAIMED' and first.attempt = 1`,
+     where first.pipeline = $1 and first.type = 'CLAIMED' and first.attempt = 1`,
+    [name],
   );
   return spread(rows.map(({ ms }) => ms));
 }
@@ -182,7 +184,8 @@ try {
     await b.jobs.createRun({});
     await a.jobs.claimNext({ stage: 'initialize' });
   }
-  table['end of a lease to the next claim'] = await measureKills(a, sql);
+  table['end of a lease to the next claim'] = await measureKills(a, sql, 'kills', NO_BACKOFF);
+  table['the same with the default backoff'] = await measureKills(a, sql, 'kills-backoff');
   table['SQL commit to the answer'] = await measureWakes(a, sql, () =>
     sql.query('insert into baton.runs default values'),
   );

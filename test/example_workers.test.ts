@@ -130,6 +130,30 @@ void describe('examples/workers in Python and Go', { skip: missing ?? false }, (
       ]);
       await jobs.cancelRun({ runId: id });
     });
+
+    void test(`${name}: a worker that stood still beyond its lease stops, and what it reports is refused`, async (t) => {
+      const worker = start(t, make, 'initialize', 2);
+      const id = await create({ tenths: 600 });
+      await reaches(id, 'initializing');
+      worker.child.kill('SIGSTOP');
+      const { claims } = await jobs.claimNext({ stage: 'initialize', wait: { seconds: 30n } });
+      const held = claims[0];
+      assert.equal(held?.run?.id, id);
+      worker.child.kill('SIGCONT');
+      await worker.printed(`${id} canceled`);
+      await waitFor(
+        async () => /^baton_claims_waiting [1-9]/m.test(await metrics()),
+        'it to wait for others',
+      );
+      await jobs.updateStatus({ runId: id, leaseToken: held.leaseToken, status: 'initialized' });
+      assert.deepEqual(await story(jobs, id), [
+        ...CLAIMED,
+        'LEASE_EXPIRED new',
+        'CLAIMED initializing',
+        'STAGE_COMPLETED initialized',
+      ]);
+      await jobs.cancelRun({ runId: id });
+    });
   }
 
   const metrics = async (): Promise<string> => (await fetch(`${server.httpUrl}/metrics`)).text();

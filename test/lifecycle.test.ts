@@ -5,6 +5,7 @@ import type { Run } from '../gen/baton/v1/run_pb.js';
 import { RunState } from '../gen/baton/v1/run_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import type { JsonObject } from '@bufbuild/protobuf';
+import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { startTestServer, type TestServer } from './support/server.js';
@@ -267,7 +268,11 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
     );
     assert.equal(lost.reason, 'LEASE_LOST');
     const { events } = await baton.jobs.listRunEvents({ runId: run.id });
-    assert.equal(events.at(-1)?.type, EventType.LEASE_EXPIRED);
+    const expired = defined(events.at(-1));
+    assert.equal(expired.type, EventType.LEASE_EXPIRED);
+    const dueMs = timestampMs(defined(expired.run?.scheduleTime));
+    const afterMs = dueMs - timestampMs(defined(held.leaseExpireTime));
+    assert.ok(afterMs >= 750 && afterMs <= 2000, `claimable ${afterMs} ms after the end of its lease`);
     // After the backoff of about a second a waiting worker gets it, although no event announces that moment.
     const next = await within(
       baton.jobs.claimNext({ stage: 'initialize', wait: { seconds: 10n } }),

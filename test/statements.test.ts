@@ -632,6 +632,7 @@ describeOnEveryPostgres('statements', (open) => {
       'expireLeases retries with backoff, fails when no attempt is left, cancels what was to be canceled',
       fresh(open, async (db) => {
         await create(db.pool, { priority: 3 }, { priority: 2, maxAttempts: 1 }, { priority: 1 }, {});
+        await db.pool.query('update baton.stages set backoff_initial_ms = 60000');
         const held = await claim(db.pool, 'initialize', 4);
         const [retry, fail, cancel, live] = heldIds(held);
         await db.pool.query('update baton.runs set cancel_requested = true where id = $1', [cancel]);
@@ -644,13 +645,46 @@ describeOnEveryPostgres('statements', (open) => {
         );
         assert.deepEqual(states, ['new', 'error', 'canceled', 'initializing']);
         const row = await look(db.pool, must(retry, 'an id'));
-        between(row['wait_ms'], 750, 1000, 'the backoff');
+        // 48 to 60 s, of which the second is over that the lease has been over.
+        between(row['wait_ms'], 40_000, 59_000, 'what is left of the backoff');
         assert.deepEqual(
           [row['error_code'], row['error_message'], row['attempt'], row['lease_id']],
           ['LEASE_EXPIRED', `the lease of worker 'w' ended without a report (attempt 1 of 3)`, 1, null],
         );
         for (const item of held.slice(0, 3))
           assert.equal(await update(db.pool, item, 'initialized'), undefined, 'the old token is worthless');
+      }),
+    );
+
+    void test(
+      'a backoff counts from the end of the lease, and no run is claimable before that was found out',
+      fresh(open, async (db) => {
+        await db.pool.query('update baton.stages set backoff_initial_ms = 60000, backoff_jitter = 0');
+        await create(db.pool, {}, {}, {});
+        const [recent, old, wrong] = heldIds(await claim(db.pool, 'initialize', 3));
+        const end = async (id: string | undefined, at: string): Promise<string> => {
+          const [row] = await db.pool.query<{ at: string }>(
+            `update baton.runs set lease_expire_time = ${at} where id = $1 returning lease_expire_time::text as at`,
+            [id],
+          );
+          return must(row, 'a run').at;
+        };
+        const ended = await end(recent, `clock_timestamp() - interval '20 seconds'`);
+        await end(old, `clock_timestamp() - interval '1 hour'`);
+        await end(wrong, `'-infinity'`);
+        assert.equal(await expireLeases(db.pool, 10), 3);
+        const rows = await db.pool.query<{ id: string; by_lease: boolean; by_now: boolean }>(
+          `select id, claimable_time = $1::text::timestamptz + interval '60 seconds' as by_lease,
+             claimable_time = update_time as by_now
+           from baton.runs order by id`,
+          [ended],
+        );
+        assert.deepEqual(rows, [
+          { id: recent, by_lease: true, by_now: false },
+          { id: old, by_lease: false, by_now: true },
+          { id: wrong, by_lease: false, by_now: true },
+        ]);
+        assert.deepEqual(heldIds(await claim(db.pool, 'initialize', 3)).toSorted(), [old, wrong]);
       }),
     );
 
@@ -991,18 +1025,33 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
-      'findDueStages knows what can be claimed now, by the clock of the database',
+      'findDueStages knows what can be claimed now and what comes next, by the clock of the database',
       fresh(open, async (db) => {
         const keys = [
           { pipeline: 'ci', stage: 'initialize' },
           { pipeline: 'ci', stage: 'run' },
           { pipeline: 'nope', stage: 'run' },
         ];
-        await create(db.pool, { scheduleTime: new Date(Date.now() + 3_600_000) });
-        assert.deepEqual(await findDueStages(db.pool, keys), []);
+        const nothing = { due: [], nextMs: undefined };
+        assert.deepEqual(await findDueStages(db.pool, keys), nothing);
+        const [run] = await create(db.pool, { priority: 3 }, { priority: 3 }, { priority: 5 });
+        await db.pool.query(
+          `update baton.runs set schedule_time = clock_timestamp() + interval '30 minutes' * priority`,
+        );
+        const later = await findDueStages(db.pool, keys);
+        assert.deepEqual(later.due, []);
+        between(later.nextMs, 5_390_000, 5_400_000, 'the time to the next run');
+        await db.pool.query('update baton.runs set schedule_time = null where id = $1', [run?.id]);
+        const now = await findDueStages(db.pool, keys);
+        assert.deepEqual(now.due, [keys[0]]);
+        between(now.nextMs, 5_390_000, 5_400_000, 'the time to the next run, behind one that is due');
+        await db.pool.query(
+          `update baton.runs set claimable_time = 'infinity' where schedule_time is not null`,
+        );
+        assert.deepEqual(await findDueStages(db.pool, keys), { due: [keys[0]], nextMs: Infinity });
         await db.pool.query('update baton.runs set schedule_time = null');
-        assert.deepEqual(await findDueStages(db.pool, keys), [keys[0]]);
-        assert.deepEqual(await findDueStages(db.pool, []), []);
+        assert.deepEqual(await findDueStages(db.pool, keys), { due: [keys[0]], nextMs: undefined });
+        assert.deepEqual(await findDueStages(db.pool, []), nothing);
       }),
     );
   });
@@ -1127,6 +1176,12 @@ describeOnEveryPostgres('statements', (open) => {
       'the stages with due work, where one of them has none',
       fresh(open, async (db) => {
         await bulkInsert(db.pool, RUNS);
+        await assertVisits(
+          rowsVisited(db.pool, (tx) => findDueStages(tx, CI_STAGES)),
+          10,
+        );
+        await db.pool.query(`update baton.runs set schedule_time = clock_timestamp() + interval '1 hour'`);
+        await db.pool.query('vacuum analyze baton.runs');
         await assertVisits(
           rowsVisited(db.pool, (tx) => findDueStages(tx, CI_STAGES)),
           10,

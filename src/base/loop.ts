@@ -7,6 +7,8 @@ export class Loop {
   readonly #intervalMs: number;
   readonly #work: () => Promise<void>;
   #stopped = false;
+  /** How long the pause after the present work lasts. */
+  #pauseMs = 0;
   #running: Promise<void> | undefined;
 
   /** @param work must handle its own errors; it should look at `stopped` when it is long */
@@ -18,6 +20,11 @@ export class Loop {
 
   get stopped(): boolean {
     return this.#stopped;
+  }
+
+  /** For the work itself: the pause after it lasts no longer than this. */
+  againWithin(ms: number): void {
+    this.#pauseMs = Math.min(this.#pauseMs, ms);
   }
 
   start(): void {
@@ -33,8 +40,9 @@ export class Loop {
 
   async #run(): Promise<void> {
     while (!this.#stopped) {
+      this.#pauseMs = this.#intervalMs;
       await this.#work();
-      await this.#bell.wait(this.#intervalMs);
+      await this.#bell.wait(this.#pauseMs);
     }
   }
 }

@@ -8,6 +8,8 @@ import type { Claims } from './claims.js';
 
 /** How often due work is looked for. Ended leases are found within this, so the promise of 2 s holds with room. */
 const INTERVAL_MS = 1000;
+/** The shortest pause, so that runs that come due one after the other do not make it look without end. */
+const INTERVAL_MIN_MS = 200;
 const LEASES_PER_STATEMENT = 500;
 
 export interface HousekeepingOptions {
@@ -62,7 +64,9 @@ export class Housekeeping {
     const { claims, db } = this.#options;
     const { stages } = claims;
     if (stages.length === 0) return;
-    const due = await findDueStages(db, stages);
+    const { due, nextMs } = await findDueStages(db, stages);
     claims.announce(due.map((key) => ({ ...key, runs: 1, freed: 0 })));
+    // Whoever waits for the next one gets it when it is due, and not at the end of a second.
+    if (nextMs !== undefined) this.#loop.againWithin(Math.max(INTERVAL_MIN_MS, Math.ceil(nextMs)));
   }
 }

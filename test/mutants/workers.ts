@@ -100,6 +100,18 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: CLOCKS,
   },
   {
+    name: 'the backoff after an ended lease counts from when that was found out',
+    edits: [edit(EXPIRE, 'r.lease_expire_time + ', 'clock_timestamp() + ')],
+    testFile: 'statements',
+    caughtBy: 'a backoff counts from the end of the lease, and no run is claimable before that was found out',
+  },
+  {
+    name: 'the next run that comes due is not looked at',
+    edits: [edit('dist/src/service/housekeeping.js', 'if (nextMs !== undefined)', 'if (false)')],
+    testFile: 'housekeeping',
+    caughtBy: 'a waiting call is woken when the next run of its stage comes due',
+  },
+  {
     name: 'ended leases are waited for that others have in hand',
     edits: [edit(EXPIRE, 'for update of r skip locked', 'for update of r')],
     testFile: WORKERS,

@@ -91,10 +91,7 @@ export class Rig {
   /** Ends the lease of a run as time would, and lets whoever comes first find that out. */
   async endLease(run: ModelRun): Promise<void> {
     const { pool } = this.database;
-    await pool.query(
-      `update baton.runs set lease_expire_time = clock_timestamp() - interval '1 second' where id = $1`,
-      [run.id],
-    );
+    await pool.query('update baton.runs set lease_expire_time = clock_timestamp() where id = $1', [run.id]);
     await expireLeases(pool, 500);
     const isOver = async (): Promise<boolean> => {
       const rows = await pool.query('select 1 from baton.runs where id = $1 and lease_id is null', [run.id]);

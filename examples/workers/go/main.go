@@ -5,14 +5,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
+	"fmt"
 	"log"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
-	batonv1 "baton/examples/ci/run/gen/baton/v1"
+	pb "baton/examples/ci/run/gen/baton/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -28,57 +28,55 @@ var stage, worker = cmp.Or(os.Getenv("STAGE"), "initialize"), "go-" + rand.Text(
 var lease, _ = time.ParseDuration(cmp.Or(os.Getenv("LEASE_S"), "30") + "s")
 var waiting = map[string]string{"initialize": "new", "run": "initialized"}[stage]
 var done = map[string]string{"initialize": "initialized", "run": "success"}[stage]
-var errCanceled = errors.New("cancel requested")
 
 // handle is the work: yours goes here. It ends when ctx does; another error fails the attempt.
-func handle(ctx context.Context, run *batonv1.Run) (*structpb.Struct, error) {
+func handle(ctx context.Context, run *pb.Run) (*structpb.Struct, error) {
 	input := run.Input.GetFields()
 	select {
 	case <-time.After(time.Duration(input["tenths"].GetNumberValue()) * 100 * time.Millisecond):
 	case <-ctx.Done():
 	}
 	if float64(run.Attempt) <= input["failures"].GetNumberValue() {
-		return nil, errors.New("an attempt that was to fail")
+		return nil, fmt.Errorf("attempt %d was to fail", run.Attempt)
 	}
 	return structpb.NewStruct(map[string]any{"by": "go"})
 }
 
-func claimNext(wait time.Duration) *batonv1.ClaimNextRequest {
-	return &batonv1.ClaimNextRequest{Stage: stage, WorkerId: worker, RequestId: rand.Text(),
+func claimNext(wait time.Duration) *pb.ClaimNextRequest {
+	return &pb.ClaimNextRequest{Stage: stage, WorkerId: worker, RequestId: rand.Text(),
 		Wait: durationpb.New(wait), LeaseDuration: durationpb.New(lease)}
 }
 
 // work does one run and reports how it ended, and gives the next one.
-func work(stopping context.Context, jobs batonv1.JobServiceClient, claim *batonv1.Claim) []*batonv1.Claim {
-	ctx, stop := context.WithCancelCause(stopping)
-	defer stop(nil)
+func work(stopping context.Context, jobs pb.JobServiceClient, claim *pb.Claim) []*pb.Claim {
+	ctx, stop := context.WithCancel(stopping)
+	defer stop()
 	go func() {
-		held := []*batonv1.LeaseExtension{{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken}}
-		for {
+		held := []*pb.LeaseExtension{{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken}}
+		for ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
-				return
 			case <-time.After(lease / 3):
-			}
-			call, end := context.WithTimeout(ctx, lease/6)
-			answer, err := jobs.ExtendLeases(call, &batonv1.ExtendLeasesRequest{Leases: held})
-			end() // after an error the lease may be lost; baton/client would stop by its own clock too
-			if err == nil && answer.Results[0].Outcome == batonv1.LeaseOutcome_LEASE_OUTCOME_CANCEL_REQUESTED {
-				stop(errCanceled)
-			} else if err == nil && answer.Results[0].Outcome == batonv1.LeaseOutcome_LEASE_OUTCOME_LEASE_LOST {
-				stop(nil)
+				call, end := context.WithTimeout(ctx, lease/6)
+				answer, err := jobs.ExtendLeases(call, &pb.ExtendLeasesRequest{Leases: held})
+				end() // after an error the lease may be lost; baton/client would stop by its own clock too
+				if err == nil && answer.Results[0].Outcome != pb.LeaseOutcome_LEASE_OUTCOME_OK {
+					stop()
+				}
 			}
 		}
 	}()
-	update := &batonv1.UpdateStatusRequest{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken, Status: waiting}
-	output, err := handle(ctx, claim.Run)
-	if context.Cause(ctx) == errCanceled {
+	update := &pb.UpdateStatusRequest{RunId: claim.Run.Id, LeaseToken: claim.LeaseToken, Status: waiting}
+	switch output, err := handle(ctx, claim.Run); {
+	case stopping.Err() != nil: // it is handed back
+	case ctx.Err() != nil: // or the lease is lost, and the server refuses this
 		update.Status = "canceled"
-	} else if ctx.Err() == nil && err != nil {
-		update.Status, update.Error = "error", &batonv1.UpdateError{Message: err.Error(), Retryable: true}
-	} else if ctx.Err() == nil {
+	case err != nil:
+		update.Status = "error"
+		update.Error = &pb.UpdateError{Message: fmt.Sprintf("%.4000s", err), Retryable: true}
+	default:
 		update.Status, update.Output = done, output
-	} // else a stop hands the run back; with a lost lease the server refuses that
+	}
 	if stopping.Err() == nil {
 		update.ClaimNext = claimNext(0)
 	}
@@ -91,14 +89,17 @@ func main() {
 	stopping, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	conn, err := grpc.NewClient(cmp.Or(os.Getenv("BATON"), "127.0.0.1:50051"),
 		grpc.WithDefaultServiceConfig(retries), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	for jobs := batonv1.NewJobServiceClient(conn); err == nil && stopping.Err() == nil; {
-		var answer *batonv1.ClaimNextResponse // let end at a stop: what it brings is then handed back
-		answer, err = jobs.ClaimNext(context.Background(), claimNext(5*time.Second))
-		for claims := answer.GetClaims(); len(claims) > 0; {
-			claims = work(stopping, jobs, claims[0])
-		}
-	}
 	if err != nil {
 		log.Fatal(err)
+	}
+	jobs := pb.NewJobServiceClient(conn)
+	for stopping.Err() == nil { // a claim is let end at a stop: what it brings is then handed back
+		answer, err := jobs.ClaimNext(context.Background(), claimNext(5*time.Second))
+		if err != nil {
+			log.Fatal(err)
+		}
+		for claims := answer.Claims; len(claims) > 0; {
+			claims = work(stopping, jobs, claims[0])
+		}
 	}
 }

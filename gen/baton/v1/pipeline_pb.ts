@@ -229,8 +229,9 @@ export const StageSchema: GenMessage<Stage> = /*@__PURE__*/
 
 /**
  * How long a run waits before its next attempt when a worker reported a retryable failure without a
- * retry_delay, when the lease ended or when the attempt timed out. After the n-th attempt of a stage: the
- * smaller of `max` and `initial * multiplier^(n-1)`, less a random part of it that `jitter` bounds.
+ * retry_delay, when the lease ended or when the attempt timed out. It counts from that moment: for a lease or a
+ * timeout from its end, not from when a server found that out. After the n-th attempt of a stage: the smaller
+ * of `max` and `initial * multiplier^(n-1)`, less a random part of it that `jitter` bounds.
  *
  * @generated from message baton.v1.Backoff
  */

@@ -5,7 +5,9 @@ const TIMED_OUT = `(s.timeout_ms > 0 and r.attempt_time + s.timeout_ms * interva
 
 /**
  * Ends leases whose time is over by the database's clock: the run waits again after its stage's backoff, or fails when
- * no attempt is left. Rows that another server has in hand are passed over, so many servers share the work. So are those
+ * no attempt is left. The backoff counts from the end of the lease, which is also where a timeout cuts it off: counted
+ * from now, the time until somebody looked would come on top of it. Never before now, because plain SQL may have written
+ * any time there, also one that no schedule_time can be. Rows that another server has in hand are passed over, so many servers share the work. So are those
  * of a pipeline that is just being redefined, which the move of a run would have to wait for: nobody else's lease waits
  * along.
  */
@@ -29,7 +31,7 @@ update baton.runs r set
   attempts_allowed = ${ATTEMPTS_ALLOWED},
   schedule_time = case
     when r.attempt < ${ATTEMPTS_ALLOWED} and not r.cancel_requested
-      then clock_timestamp() + ${RETRY_DELAY_MS} * interval '1 millisecond'
+      then greatest(clock_timestamp(), r.lease_expire_time + ${RETRY_DELAY_MS} * interval '1 millisecond')
     else r.schedule_time
   end,
   error_code = case when ${TIMED_OUT} then 'ATTEMPT_TIMED_OUT' else 'LEASE_EXPIRED' end,

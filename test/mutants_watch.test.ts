@@ -153,6 +153,32 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
   );
 
   void test(
+    'changes that never stop keep no bookmark back, and it stands where they have come to',
+    rigged(async (rig) => {
+      const bookmarkMs = 60_000;
+      const reader = await (await rig.open(0n, { bookmarkMs })).live();
+      const marks: bigint[] = [];
+      await rig.insert();
+      await rig.publish();
+      for (let total = 1; total <= 12; total += 1) {
+        // Another one is there before this one is taken, so that its queue is never empty.
+        await rig.insert();
+        await rig.publish();
+        while (reader.revisions.length < total) {
+          const message = await reader.next();
+          if (message?.kind === 'BOOKMARK') marks.push(BigInt(reader.revisions.length));
+        }
+        rig.clock.skewMs += bookmarkMs / 3;
+      }
+      assert.ok(marks.length >= 3, `${marks.length} bookmarks in four intervals`);
+      assert.deepEqual(
+        reader.messages.filter(({ kind }) => kind === 'BOOKMARK').map(({ revision }) => revision),
+        marks,
+      );
+    }),
+  );
+
+  void test(
     'every token on the way through a page resumes with exactly what follows',
     rigged(async (rig) => {
       const total = LIMITS.pageEvents;

@@ -61,6 +61,10 @@ export class Subscription {
   /** Whether the writer waits for a message; if not, it is busy with the last one. */
   #pulled = false;
   #lastSentAt: number;
+  /** When the last bookmark was sent, or the stream was opened: changes are no substitute for one. */
+  #markedAt: number;
+  /** Where the last message has brought the stream; undefined when that was a bookmark. */
+  #sentThrough: bigint | undefined;
   #error: BatonError | undefined;
   #markAt: bigint | undefined;
   #wake: (() => void) | undefined;
@@ -82,6 +86,7 @@ export class Subscription {
     this.#bookmarkMs = start.bookmarkMs;
     this.endAt = start.endAt;
     this.#lastSentAt = hub.clock.now();
+    this.#markedAt = this.#lastSentAt;
   }
 
   get state(): 'catching up' | 'live' | 'ended' {
@@ -146,21 +151,27 @@ export class Subscription {
     this.#pulled = true;
     if (!this.#opened) {
       this.#opened = true;
+      this.#markedAt = this.#hub.clock.now();
       return this.#sent(this.#marker('OPENED', this.#cursor));
     }
     for (;;) {
+      const reached = this.#sentThrough;
+      // Among changes that never stop there may be no empty queue to wait for.
+      if (reached !== undefined && this.#queue.length > 0 && this.#state !== 'ended' && this.#isMarkTime())
+        return this.#bookmark(reached);
       const queued = this.#queue.shift();
       if (queued !== undefined) {
         this.#queueBytes = this.#queue.length === 0 ? 0 : this.#queueBytes - queued.bytes;
+        this.#sentThrough = queued.message.revision;
         return this.#sent(queued.message);
       }
       if (this.#state === 'ended') return this.#finish();
       if (this.#state === 'catching up') {
         await this.#catchUp();
       } else {
-        await this.#waitUntil(this.#lastSentAt + this.#bookmarkMs);
+        await this.#waitUntil(this.#markedAt + this.#bookmarkMs);
       }
-      if (this.#bookmarkIsDue()) return this.#sent(this.#marker('BOOKMARK', this.#covered()));
+      if (this.#bookmarkIsDue()) return this.#bookmark(this.#covered());
     }
   }
 
@@ -170,7 +181,17 @@ export class Subscription {
       this.#markAt = undefined;
       return true;
     }
-    return this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;
+    return this.#isMarkTime();
+  }
+
+  #isMarkTime(): boolean {
+    return this.#hub.clock.now() >= this.#markedAt + this.#bookmarkMs;
+  }
+
+  #bookmark(revision: bigint): WatchMessage {
+    this.#markedAt = this.#hub.clock.now();
+    this.#sentThrough = undefined;
+    return this.#sent(this.#marker('BOOKMARK', revision));
   }
 
   /** Joins the hub, or moves the cursor on by one page of the log. */

@@ -53,6 +53,17 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
     caughtBy: 'a bookmark that is due waits for what was just fanned out',
   },
   {
+    name: 'changes count as bookmarks',
+    edits: [
+      edit(
+        SUBSCRIPTION,
+        'return this.#hub.clock.now() >= this.#markedAt + this.#bookmarkMs;',
+        'return this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;',
+      ),
+    ],
+    caughtBy: 'changes that never stop keep no bookmark back, and it stands where they have come to',
+  },
+  {
     // One notification, one page: two commits, or a large one, share a single notification.
     name: 'the notification used as data',
     edits: [

@@ -70,8 +70,9 @@ export class Subscription {
   #wake: (() => void) | undefined;
   /** Why the stream has ended, once it has; until then what it would be. */
   endReason: EndReason = 'CLOSED';
-  /** Called once when the stream ends, from either side. */
-  onEnd: (() => void) | undefined;
+  /** Bytes that are held for this stream before anything that is here. */
+  stateBytes = 0;
+  readonly #onEnd: (() => void)[] = [];
 
   /** Called when the server ends the stream although its writer may be blocked and never pull again. */
   onBreak: ((error: BatonError) => void) | undefined;
@@ -95,7 +96,12 @@ export class Subscription {
 
   /** Bytes held for this stream, as estimated. */
   get heldBytes(): number {
-    return this.#queueBytes;
+    return this.stateBytes + this.#queueBytes;
+  }
+
+  /** Calls back once when the stream ends, from either side. */
+  whenEnded(callback: () => void): void {
+    this.#onEnd.push(callback);
   }
 
   /** Why the server has ended the stream; undefined while it is open and when its reader closed it. */
@@ -285,9 +291,15 @@ export class Subscription {
     this.#wake?.();
   }
 
-  /** The writer has taken something from elsewhere that goes before what is here. */
-  touch(): void {
+  /** The writer has come for a message from elsewhere, which goes before what is here. */
+  asked(): void {
+    this.#pulled = true;
+  }
+
+  /** It has been given that message. */
+  given(): void {
     this.#lastSentAt = this.#hub.clock.now();
+    this.#pulled = false;
   }
 
   /** How long the writer has been busy with one message, in milliseconds. */
@@ -315,7 +327,6 @@ export class Subscription {
   }
 
   #left(): void {
-    this.onEnd?.();
-    this.onEnd = undefined;
+    for (const callback of this.#onEnd.splice(0)) callback();
   }
 }

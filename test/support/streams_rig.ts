@@ -1,3 +1,4 @@
+import { LIMITS } from '../../src/base/limits.js';
 import { startGrpcServer } from '../../src/rpc/grpc.js';
 import { createHandlers } from '../../src/rpc/handlers.js';
 import { startHttpServer } from '../../src/rpc/http.js';
@@ -41,10 +42,12 @@ export class StreamsRig {
     this.clock = new FastClock(speed);
     const pool = createPool({ databaseUrl, connections: 5, log: silent });
     const watchPool = createPool({ databaseUrl, connections: 3, log: silent });
-    this.#pools = [pool, watchPool];
+    const statePool = createPool({ databaseUrl, connections: LIMITS.stateConnections, log: silent });
+    this.#pools = [pool, watchPool, statePool];
     this.service = createService({
       pool,
       watchPool,
+      statePool,
       // A LISTEN connection is given up when its echo is late, and on a fast clock it would be.
       listenUrl: speed === 1 ? databaseUrl : undefined,
       retention: { logMs: 0, runsMs: 0, partitionRevisions: 1_000_000 },

@@ -349,6 +349,40 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
   );
 
   void test(
+    'a tail whose history was dropped ends who needs that history, and nobody else',
+    rigged(async (rig) => {
+      const { pool } = rig.db;
+      await pool.query('drop table baton.run_events_p0');
+      await extendLog(pool, PARTITION, 4);
+      const behind = await (await rig.open(0n)).live();
+      await rig.insert(25);
+      const head = await rig.head();
+      const ahead = await (await rig.open(head)).live();
+      const midway = await (await rig.open(head - 1n)).opened();
+      await waitFor(async () => (await trimLog(pool, 1)) > 1n, 'history to be old enough to go');
+      await dropTrimmed(pool);
+      rig.tail.start();
+      rig.tail.ring();
+      await assert.rejects(
+        async () => {
+          while ((await behind.next('the end of its history')) !== undefined);
+        },
+        { reason: 'RESUME_TOKEN_TOO_OLD' },
+      );
+      assert.equal(rig.hub.position, undefined);
+      await rig.insert();
+      for (const reader of [ahead, midway]) {
+        await reader.live();
+        rig.tail.ring();
+      }
+      await ahead.hasEvents(1);
+      await midway.hasEvents(2);
+      assert.deepEqual(ahead.revisions, [head + 1n]);
+      assert.deepEqual(midway.revisions, [head, head + 1n]);
+    }),
+  );
+
+  void test(
     'a stream whose history was dropped while it caught up is told',
     rigged(async (rig) => {
       const { pool } = rig.db;

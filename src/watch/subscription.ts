@@ -148,6 +148,14 @@ export class Subscription {
     return true;
   }
 
+  /** Goes on by the log, from behind what is queued; it has left the live set. */
+  fallBack(): void {
+    this.#cursor = this.#covered();
+    this.#state = 'catching up';
+    this.#atEnd = false;
+    this.#wake?.();
+  }
+
   /**
    * The next message, as soon as there is one; undefined when the stream was closed from this side.
    *
@@ -238,7 +246,7 @@ export class Subscription {
     }
   }
 
-  /** With an empty queue: everything up to here that matches was sent. */
+  /** Everything up to here that matches was sent, or is in the queue. */
   #covered(): bigint {
     const position = this.#state === 'live' ? this.#hub.position : undefined;
     return position !== undefined && position > this.#cursor ? position : this.#cursor;

@@ -8,7 +8,7 @@ const CALL_ABORT = `call.signal.addEventListener('abort', `;
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
 const ONCE = 'a stream gets each event once, whether from the log or from the hub';
 
-const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
+const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string })[] = [
   {
     name: 'cursor on a plain sequence without the lock',
     edits: [],
@@ -115,6 +115,29 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
     caughtBy: 'a stream whose history was dropped while it caught up is told',
   },
   {
+    name: 'a tail whose history is gone ends everybody',
+    edits: [
+      edit(
+        TAIL,
+        'this.#options.hub.disperse();',
+        'this.#options.hub.endAll(error);\n                    this.#options.hub.setPosition(undefined);',
+      ),
+    ],
+    caughtBy: 'a tail whose history was dropped ends who needs that history, and nobody else',
+  },
+  {
+    name: 'a state that stands still keeps its connection from others',
+    edits: [edit('dist/src/watch/snapshots.js', 'reader.giveUp();', 'void reader;')],
+    testFile: 'streams',
+    caughtBy: 'readers that stand still in a state keep neither calls nor other states waiting',
+  },
+  {
+    name: 'a state holds a whole page for its reader',
+    edits: [edit('dist/src/watch/state_stream.js', 'if (count > 0 && this', 'if (false && this')],
+    testFile: 'streams',
+    caughtBy: 'a stalled stream holds at most 256 KiB: in its state, with long messages',
+  },
+  {
     name: 'a stream ahead of the tail is given the whole page',
     edits: [edit(HUB, 'from > page.after ? this.messages(', 'false ? this.messages(')],
     caughtBy: 'a stream that joins ahead of the tail is not given the start of its next page again',
@@ -154,6 +177,6 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
 ];
 
 export const WATCH_MUTANTS: readonly Mutant[] = MUTANTS.map((mutant) => ({
-  ...mutant,
   testFile: 'mutants_watch',
+  ...mutant,
 }));

@@ -193,6 +193,33 @@ void describe('streams', { skip: POSTGRES === undefined && 'run the tests with `
     });
   }
 
+  void test('what a stalled stream holds is counted in bytes, the message under way included', async () => {
+    await start();
+    // One message, of characters that take three bytes each.
+    await db.pool.query(
+      `insert into baton.runs (status_message) select repeat('界', 1000) from generate_series(1, 30)`,
+    );
+    for (const request of [{ after: 'oldest' }, { includeState: true }]) {
+      const stalled = connectOver('gRPC over raw h2').open(request, true);
+      await waitFor(() => rig.blocked(100) === 1, 'the stream to block');
+      assert.ok(rig.hub.heldBytes >= 90_000, `${rig.hub.heldBytes} bytes`);
+      stalled.cancel();
+      await rig.empty();
+      assert.equal(rig.hub.heldBytes, 0);
+    }
+  });
+
+  for (const way of RAW) {
+    void test(`${way}: while its bytes wait for room, a message itself is not kept`, async () => {
+      await start();
+      await insertRuns(db.pool, 1000, 10_000);
+      connectOver(way).open({ after: 'oldest' }, true);
+      await waitFor(() => rig.blocked(100) === 1, 'the stream to block');
+      await heapBytes();
+      assert.equal(rig.lastMessage?.deref(), undefined);
+    });
+  }
+
   void test('readers that stand still in a state keep neither calls nor other states waiting', async () => {
     await start();
     await db.pool.query(LONG_MESSAGES);

@@ -37,6 +37,8 @@ export class StateStream implements SnapshotReader {
   #pageRuns: number = LIMITS.pageEvents;
   /** Of the page that was read last. */
   #queue: Chunk[] = [];
+  /** Of the message that the writer is busy with. */
+  #takenBytes = 0;
 
   /** @param changes a subscription that nobody has pulled yet; it is moved to S */
   constructor(snapshots: Snapshots, clock: Clock, changes: Subscription) {
@@ -57,6 +59,8 @@ export class StateStream implements SnapshotReader {
       return opened === undefined ? undefined : { ...opened, resumeToken: '' };
     }
     this.#changes.asked();
+    this.#changes.stateBytes -= this.#takenBytes;
+    this.#takenBytes = 0;
     try {
       const message = this.#take() ?? (await this.#readPage());
       this.#changes.given();
@@ -72,7 +76,7 @@ export class StateStream implements SnapshotReader {
   #take(): WatchMessage | undefined {
     const chunk = this.#queue.shift();
     if (chunk === undefined) return undefined;
-    this.#changes.stateBytes -= chunk.bytes;
+    this.#takenBytes = chunk.bytes;
     return this.#message('STATE', chunk.events, '');
   }
 
@@ -195,6 +199,7 @@ export class StateStream implements SnapshotReader {
   close(): void {
     void this.#endSnapshot();
     this.#queue = [];
+    this.#takenBytes = 0;
     this.#changes.stateBytes = 0;
     this.#changes.close();
   }

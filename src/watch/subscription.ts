@@ -53,6 +53,8 @@ export class Subscription {
   #state: 'catching up' | 'live' | 'ended' = 'catching up';
   #queue: { readonly message: WatchMessage; readonly bytes: number }[] = [];
   #queueBytes = 0;
+  /** Of the message that the writer is busy with. */
+  #takenBytes = 0;
   /** Catching up: everything up to here was put into the queue or is none of this stream's business. */
   #cursor: bigint;
   /** The last read of the log came to its end. */
@@ -70,7 +72,7 @@ export class Subscription {
   #wake: (() => void) | undefined;
   /** Why the stream has ended, once it has; until then what it would be. */
   endReason: EndReason = 'CLOSED';
-  /** Bytes that are held for this stream before anything that is here. */
+  /** Bytes that are held for this stream before anything that is here, the message that was given last included. */
   stateBytes = 0;
   readonly #onEnd: (() => void)[] = [];
 
@@ -96,7 +98,7 @@ export class Subscription {
 
   /** Bytes held for this stream, as estimated. */
   get heldBytes(): number {
-    return this.stateBytes + this.#queueBytes;
+    return this.stateBytes + this.#queueBytes + this.#takenBytes;
   }
 
   /** Calls back once when the stream ends, from either side. */
@@ -131,7 +133,7 @@ export class Subscription {
    */
   offer(page: LogPage, batch: PageMessages): boolean {
     // A single event that is larger than the bound by itself still fits an empty queue, else it could never be sent.
-    if (this.#queue.length > 0 && this.#queueBytes + batch.bytes > LIMITS.streamBytes) {
+    if (this.#queue.length > 0 && this.heldBytes + batch.bytes > LIMITS.streamBytes) {
       if (page.after > this.#cursor) this.#cursor = page.after;
       this.#state = 'catching up';
       this.#atEnd = false;
@@ -162,7 +164,7 @@ export class Subscription {
    * @throws BatonError that ended the stream, after what was queued and a last token were delivered
    */
   async next(): Promise<WatchMessage | undefined> {
-    this.#pulled = true;
+    this.asked();
     if (!this.#opened) {
       this.#opened = true;
       this.#markedAt = this.#hub.clock.now();
@@ -176,6 +178,7 @@ export class Subscription {
       const queued = this.#queue.shift();
       if (queued !== undefined) {
         this.#queueBytes = this.#queue.length === 0 ? 0 : this.#queueBytes - queued.bytes;
+        this.#takenBytes = queued.bytes;
         this.#sentThrough = queued.message.revision;
         return this.#sent(queued.message);
       }
@@ -221,7 +224,7 @@ export class Subscription {
     this.#cursor = page.through;
     for (const [index, message] of messages.entries()) {
       const bytes = sizes[index] ?? 0;
-      if (this.#queue.length > 0 && this.#queueBytes + bytes > LIMITS.streamBytes) {
+      if (this.#queue.length > 0 && this.heldBytes + bytes > LIMITS.streamBytes) {
         // The rest of the page is read again when these have been taken, rather than held for a slow reader.
         this.#cursor = this.#queue.at(-1)?.message.revision ?? this.#cursor;
         break;
@@ -302,6 +305,7 @@ export class Subscription {
   /** The writer has come for a message from elsewhere, which goes before what is here. */
   asked(): void {
     this.#pulled = true;
+    this.#takenBytes = 0;
   }
 
   /** It has been given that message. */
@@ -329,6 +333,7 @@ export class Subscription {
     this.#error = undefined;
     this.#queue = [];
     this.#queueBytes = 0;
+    this.#takenBytes = 0;
     this.#hub.remove(this);
     this.#left();
     this.#wake?.();

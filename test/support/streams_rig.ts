@@ -31,6 +31,8 @@ export class StreamsRig {
   readonly service: Service;
   /** Reports of calls by method and code; a call has to make exactly one. */
   readonly reported = new Map<string, number>();
+  /** What a transport was given last, which nothing but a transport keeps. */
+  lastMessage: WeakRef<object> | undefined;
   #opened = 0;
   #closed = 0;
   readonly #pools: readonly Pool[];
@@ -121,6 +123,7 @@ export class StreamsRig {
         writer.busySince = undefined;
         const message = await stream.next();
         writer.busySince = performance.now();
+        if (message !== undefined) this.lastMessage = new WeakRef(message);
         return message;
       },
       close: () => {

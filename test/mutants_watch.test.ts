@@ -5,13 +5,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LIMITS } from '../src/base/limits.js';
+import { MATCH_ALL } from '../src/run/filter.js';
 import { dropTrimmed, extendLog, trimLog } from '../src/store/log_partitions.js';
 import { readHead } from '../src/store/sql/read_head.js';
 import { Listener } from '../src/watch/listener.js';
 import { decodeResumeToken } from '../src/watch/resume_token.js';
 import { blockedWatch, untilBlocked } from './support/chaos_blocked.js';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { Rig, type Reader } from './support/chaos_rig.js';
+import { Reader, Rig } from './support/chaos_rig.js';
 import { describeOnEveryPostgres, silent } from './support/database.js';
 import { startTestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
@@ -175,6 +176,26 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
         reader.messages.filter(({ kind }) => kind === 'BOOKMARK').map(({ revision }) => revision),
         marks,
       );
+    }),
+  );
+
+  void test(
+    'a stream that catches up has its bookmarks also while the log does not answer',
+    rigged(async (rig) => {
+      const bookmarkMs = 500;
+      await rig.insert();
+      const holder = await rig.db.connect();
+      await holder.query('begin; lock table baton.run_events in access exclusive mode');
+      // `rig.open` would look at the head of the log, which nobody can now.
+      const reader = new Reader(rig.hub.open(MATCH_ALL, false, await epochOf(rig), 0n, bookmarkMs));
+      await reader.opened();
+      for (let marks = 0; marks < 2; marks += 1) {
+        const message = await within(reader.subscription.next(), 'a bookmark', 2 * bookmarkMs);
+        assert.deepEqual([message?.kind, message?.revision], ['BOOKMARK', 0n]);
+      }
+      await holder.query('rollback');
+      while (reader.revisions.length === 0) await reader.next();
+      assert.deepEqual(reader.revisions, [1n]);
     }),
   );
 
@@ -397,6 +418,11 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
     }),
   );
 });
+
+async function epochOf(rig: Rig): Promise<string> {
+  const [log] = await rig.db.pool.query<{ epoch: string }>('select epoch::text from baton.log');
+  return log?.epoch ?? '';
+}
 
 /** What is in the queue of a stream that was made live by hand. */
 async function takeQueued(reader: Reader) {

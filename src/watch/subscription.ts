@@ -2,10 +2,8 @@ import type { Clock } from '../base/clock.js';
 import { BatonError, type ErrorReason } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { LogPage, PageMessages, View, WatchKind, WatchMessage } from './message.js';
+import { PageReader } from './page_reader.js';
 import { encodeResumeToken } from './resume_token.js';
-
-/** Pause before the log is read again when the database could not be reached. */
-const RETRY_MS = 1000;
 
 /** Why a stream is no more: the reason of its error, or CLOSED for a good end and for a reader that left. */
 export type EndReason = ErrorReason | 'CLOSED';
@@ -59,6 +57,7 @@ export class Subscription {
   #cursor: bigint;
   /** The last read of the log came to its end. */
   #atEnd = false;
+  readonly #reader: PageReader;
   #opened = false;
   /** Whether the writer waits for a message; if not, it is busy with the last one. */
   #pulled = false;
@@ -90,6 +89,12 @@ export class Subscription {
     this.endAt = start.endAt;
     this.#lastSentAt = hub.clock.now();
     this.#markedAt = this.#lastSentAt;
+    this.#reader = new PageReader({
+      clock: hub.clock,
+      read: (after) => hub.readPage(after, view.payload, start.epoch),
+      isWanted: () => this.#pulled,
+      onSettled: () => this.#wake?.(),
+    });
   }
 
   get state(): 'catching up' | 'live' | 'ended' {
@@ -218,7 +223,7 @@ export class Subscription {
       return;
     }
     if (this.#queue.length > 0) return;
-    const page = await this.#readPage();
+    const page = await this.#pageInTime();
     if (page === undefined || this.#state !== 'catching up') return;
     const { messages, sizes } = this.#hub.messages(this.view, page, this.#cursor);
     this.#cursor = page.through;
@@ -235,18 +240,19 @@ export class Subscription {
     this.#atEnd = page.events.length === 0;
   }
 
-  /** A page of the log, or undefined after a pause when the database is away: a stream outlives its restart. */
-  async #readPage(): Promise<LogPage | undefined> {
+  /** The next page of the log; undefined when it is time for a bookmark before it has come, or for a look around. */
+  async #pageInTime(): Promise<LogPage | undefined> {
     try {
-      return await this.#hub.readPage(this.#cursor, this.view.payload, this.epoch);
+      const page = this.#reader.take(this.#cursor);
+      if (page !== undefined) return page;
     } catch (error) {
-      if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') {
-        this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
-        throw error;
-      }
-      await this.#waitUntil(this.#hub.clock.now() + RETRY_MS);
-      return undefined;
+      this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
+      throw error;
     }
+    const { retryAt } = this.#reader;
+    const markTime = this.#markedAt + this.#bookmarkMs;
+    await this.#waitUntil(retryAt > this.#hub.clock.now() ? Math.min(retryAt, markTime) : markTime);
+    return undefined;
   }
 
   /** Everything up to here that matches was sent, or is in the queue. */
@@ -261,8 +267,7 @@ export class Subscription {
   }
 
   #sent(message: WatchMessage): WatchMessage {
-    this.#lastSentAt = this.#hub.clock.now();
-    this.#pulled = false;
+    this.given();
     return message;
   }
 

@@ -64,6 +64,11 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
     caughtBy: 'changes that never stop keep no bookmark back, and it stands where they have come to',
   },
   {
+    name: 'a bookmark waits for the log',
+    edits: [edit(SUBSCRIPTION, ': markTime);', ': markTime + 3600000);')],
+    caughtBy: 'a stream that catches up has its bookmarks also while the log does not answer',
+  },
+  {
     // One notification, one page: two commits, or a large one, share a single notification.
     name: 'the notification used as data',
     edits: [

@@ -123,9 +123,19 @@ export async function startServer(
       log,
     });
     stopper.push(() => closePool(watchPool));
+    // A state is read at the pace of who asked for it, which must be nobody else's.
+    const statePool = createPool({
+      databaseUrl: database.url,
+      connections: LIMITS.stateConnections,
+      name: 'baton state',
+      pooled,
+      log,
+    });
+    stopper.push(() => closePool(statePool));
     const service = createService({
       pool,
       watchPool,
+      statePool,
       listenUrl: config.listen ? (config.listenUrl ?? database.url) : undefined,
       retention: {
         logMs: config.logRetentionMs,
@@ -171,6 +181,7 @@ export async function startServer(
       const timer = setTimeout(() => {
         pool.abort();
         watchPool.abort();
+        statePool.abort();
       }, STOP_QUERIES_MS);
       await Promise.all([stopListener(http), stopListener(grpc), service.stop()]);
       clearTimeout(timer);

@@ -167,11 +167,12 @@ describeOnEveryPostgres('/metrics', (open) => {
       assert.equal(value('baton_claims_handed_out_total'), 2);
       assert.equal(value('baton_limits_reached_total{limit="claim_waiters"}'), 0);
       assert.equal(value('baton_limits_reached_total{limit="streams"}'), 0);
-      for (const pool of ['calls', 'watch']) {
+      for (const pool of ['calls', 'watch', 'state']) {
         const [used, idle] = ['used', 'idle'].map((state) =>
           value(`baton_pool_connections{pool="${pool}",state="${state}"}`),
         );
-        assert.ok(used! >= 0 && idle! >= 0 && used! + idle! >= 1);
+        // Nobody has asked for a state.
+        assert.ok(used! >= 0 && idle! >= 0 && used! + idle! >= (pool === 'state' ? 0 : 1));
         assert.ok(value(`baton_pool_waiting{pool="${pool}"}`) >= 0);
       }
       assert.equal(value('baton_leases_ended_total'), 0);
@@ -307,12 +308,13 @@ describeOnEveryPostgres('/metrics', (open) => {
 
   void test('counts a stream that was ended because it stood still, and one that was refused', async () => {
     const database = await open();
-    const pools = [1, 2].map(() =>
+    const pools = [1, 2, 3].map(() =>
       createPool({ databaseUrl: database.url, connections: 2, log: silent }),
-    ) as [typeof database.pool, typeof database.pool];
+    ) as [typeof database.pool, typeof database.pool, typeof database.pool];
     const service = createService({
       pool: pools[0],
       watchPool: pools[1],
+      statePool: pools[2],
       listenUrl: undefined,
       retention: { logMs: 0, runsMs: 0, partitionRevisions: 1_000_000 },
       streams: { ageMs: undefined, stallMs: 50 },

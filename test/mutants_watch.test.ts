@@ -5,13 +5,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LIMITS } from '../src/base/limits.js';
+import { MATCH_ALL } from '../src/run/filter.js';
 import { dropTrimmed, extendLog, trimLog } from '../src/store/log_partitions.js';
 import { readHead } from '../src/store/sql/read_head.js';
 import { Listener } from '../src/watch/listener.js';
 import { decodeResumeToken } from '../src/watch/resume_token.js';
 import { blockedWatch, untilBlocked } from './support/chaos_blocked.js';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { Rig, type Reader } from './support/chaos_rig.js';
+import { Reader, Rig } from './support/chaos_rig.js';
 import { describeOnEveryPostgres, silent } from './support/database.js';
 import { startTestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
@@ -148,6 +149,52 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
       await rig.publish();
       const message = await reader.next();
       assert.equal(message?.kind, 'EVENTS');
+      assert.deepEqual(reader.revisions, [1n]);
+    }),
+  );
+
+  void test(
+    'changes that never stop keep no bookmark back, and it stands where they have come to',
+    rigged(async (rig) => {
+      const bookmarkMs = 60_000;
+      const reader = await (await rig.open(0n, { bookmarkMs })).live();
+      const marks: bigint[] = [];
+      await rig.insert();
+      await rig.publish();
+      for (let total = 1; total <= 12; total += 1) {
+        // Another one is there before this one is taken, so that its queue is never empty.
+        await rig.insert();
+        await rig.publish();
+        while (reader.revisions.length < total) {
+          const message = await reader.next();
+          if (message?.kind === 'BOOKMARK') marks.push(BigInt(reader.revisions.length));
+        }
+        rig.clock.skewMs += bookmarkMs / 3;
+      }
+      assert.ok(marks.length >= 3, `${marks.length} bookmarks in four intervals`);
+      assert.deepEqual(
+        reader.messages.filter(({ kind }) => kind === 'BOOKMARK').map(({ revision }) => revision),
+        marks,
+      );
+    }),
+  );
+
+  void test(
+    'a stream that catches up has its bookmarks also while the log does not answer',
+    rigged(async (rig) => {
+      const bookmarkMs = 500;
+      await rig.insert();
+      const holder = await rig.db.connect();
+      await holder.query('begin; lock table baton.run_events in access exclusive mode');
+      // `rig.open` would look at the head of the log, which nobody can now.
+      const reader = new Reader(rig.hub.open(MATCH_ALL, false, await epochOf(rig), 0n, bookmarkMs));
+      await reader.opened();
+      for (let marks = 0; marks < 2; marks += 1) {
+        const message = await within(reader.subscription.next(), 'a bookmark', 2 * bookmarkMs);
+        assert.deepEqual([message?.kind, message?.revision], ['BOOKMARK', 0n]);
+      }
+      await holder.query('rollback');
+      while (reader.revisions.length === 0) await reader.next();
       assert.deepEqual(reader.revisions, [1n]);
     }),
   );
@@ -323,6 +370,40 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
   );
 
   void test(
+    'a tail whose history was dropped ends who needs that history, and nobody else',
+    rigged(async (rig) => {
+      const { pool } = rig.db;
+      await pool.query('drop table baton.run_events_p0');
+      await extendLog(pool, PARTITION, 4);
+      const behind = await (await rig.open(0n)).live();
+      await rig.insert(25);
+      const head = await rig.head();
+      const ahead = await (await rig.open(head)).live();
+      const midway = await (await rig.open(head - 1n)).opened();
+      await waitFor(async () => (await trimLog(pool, 1)) > 1n, 'history to be old enough to go');
+      await dropTrimmed(pool);
+      rig.tail.start();
+      rig.tail.ring();
+      await assert.rejects(
+        async () => {
+          while ((await behind.next('the end of its history')) !== undefined);
+        },
+        { reason: 'RESUME_TOKEN_TOO_OLD' },
+      );
+      assert.equal(rig.hub.position, undefined);
+      await rig.insert();
+      for (const reader of [ahead, midway]) {
+        await reader.live();
+        rig.tail.ring();
+      }
+      await ahead.hasEvents(1);
+      await midway.hasEvents(2);
+      assert.deepEqual(ahead.revisions, [head + 1n]);
+      assert.deepEqual(midway.revisions, [head, head + 1n]);
+    }),
+  );
+
+  void test(
     'a stream whose history was dropped while it caught up is told',
     rigged(async (rig) => {
       const { pool } = rig.db;
@@ -337,6 +418,11 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
     }),
   );
 });
+
+async function epochOf(rig: Rig): Promise<string> {
+  const [log] = await rig.db.pool.query<{ epoch: string }>('select epoch::text from baton.log');
+  return log?.epoch ?? '';
+}
 
 /** What is in the queue of a stream that was made live by hand. */
 async function takeQueued(reader: Reader) {

@@ -57,3 +57,15 @@ describeOnEveryPostgres('a pool', (open) => {
     }
   });
 });
+
+describeOnEveryPostgres('a snapshot', (open) => {
+  void test(
+    'that has ended reads nothing more on a connection that is no longer its own',
+    fresh(open, async (db) => {
+      const snapshot = await db.pool.snapshot();
+      assert.equal((await snapshot.query('select 1')).length, 1);
+      await snapshot.end();
+      await assert.rejects(snapshot.query('select 1'), /the snapshot has ended/);
+    }),
+  );
+});

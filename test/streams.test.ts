@@ -4,10 +4,17 @@
  */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, test } from 'node:test';
-import { WatchKind } from '../gen/baton/v1/job_service_pb.js';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { JobService, WatchKind } from '../gen/baton/v1/job_service_pb.js';
 import { LIMITS } from '../src/base/limits.js';
 import { createDatabase, type TestDatabase } from './support/database.js';
-import { CONNECT_OVER, type StreamConnection, type Way } from './support/streams_clients.js';
+import {
+  CONNECT_OVER,
+  type StreamClient,
+  type StreamConnection,
+  type Way,
+} from './support/streams_clients.js';
 import {
   heapBytes,
   insertRuns,
@@ -165,22 +172,89 @@ void describe('streams', { skip: POSTGRES === undefined && 'run the tests with `
     ['catching up, with long messages', LONG_MESSAGES, { after: 'oldest' }],
     ['live, with payloads', PAYLOADS, { includePayload: true }],
     ['catching up, with payloads', PAYLOADS, { includePayload: true, after: 'oldest' }],
+    ['in its state, with long messages', LONG_MESSAGES, { includeState: true }],
+    ['in its state, with payloads', PAYLOADS, { includePayload: true, includeState: true }],
   ] as const) {
     void test(`a stalled stream holds at most 256 KiB: ${name}`, async () => {
       await start();
-      if ('after' in request) await db.pool.query(insert);
+      const isBehind = 'after' in request || 'includeState' in request;
+      if (isBehind) await db.pool.query(insert);
       const stalled = connectOver('gRPC over raw h2').open(request, true);
       await waitFor(() => rig.hub.streamCount === 1, 'the stream to open');
-      if (!('after' in request)) {
+      if (!isBehind) {
         await waitFor(() => rig.hub.liveCount === 1, 'the stream to be live');
         await db.pool.query(insert);
       }
       await waitFor(() => rig.blocked(100) === 1, 'the stream to block');
       const held = rig.hub.heldBytes;
       stalled.cancel();
+      assert.ok(held > 0, 'what is held has to be counted');
       assert.ok(held <= LIMITS.streamBytes, `${Math.round(held / 1024)} KiB are held for it`);
     });
   }
+
+  void test('what a stalled stream holds is counted in bytes, the message under way included', async () => {
+    await start();
+    // One message, of characters that take three bytes each.
+    await db.pool.query(
+      `insert into baton.runs (status_message) select repeat('界', 1000) from generate_series(1, 30)`,
+    );
+    for (const request of [{ after: 'oldest' }, { includeState: true }]) {
+      const stalled = connectOver('gRPC over raw h2').open(request, true);
+      await waitFor(() => rig.blocked(100) === 1, 'the stream to block');
+      assert.ok(rig.hub.heldBytes >= 90_000, `${rig.hub.heldBytes} bytes`);
+      stalled.cancel();
+      await rig.empty();
+      assert.equal(rig.hub.heldBytes, 0);
+    }
+  });
+
+  for (const way of RAW) {
+    void test(`${way}: while its bytes wait for room, a message itself is not kept`, async () => {
+      await start();
+      await insertRuns(db.pool, 1000, 10_000);
+      connectOver(way).open({ after: 'oldest' }, true);
+      await waitFor(() => rig.blocked(100) === 1, 'the stream to block');
+      await heapBytes();
+      assert.equal(rig.lastMessage?.deref(), undefined);
+    });
+  }
+
+  void test('readers that stand still in a state keep neither calls nor other states waiting', async () => {
+    await start();
+    await db.pool.query(LONG_MESSAGES);
+    const request = { includeState: true };
+    const still = Array.from({ length: 2 * LIMITS.stateConnections }, () =>
+      connectOver('gRPC over raw h2').open(request, true),
+    );
+    await waitFor(() => rig.openCalls === still.length, 'all streams to be there');
+    await waitFor(() => rig.blocked(50) >= LIMITS.stateConnections, 'those that have a snapshot to block');
+    const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${rig.grpcPort}` });
+    await within(createClient(JobService, transport).createRun({}), 'a writer', 1000);
+
+    const healthy = connectOver('gRPC over raw h2').open(request);
+    await waitFor(() => healthy.lastKind === WatchKind.STATE_END, 'a whole state for who reads it', 20_000);
+    assert.equal(healthy.revisions.length, 1501);
+    assert.equal(healthy.end, undefined);
+    // Each waited for its turn, and stood still in it until it was another's.
+    assert.ok((rig.reported.get('WatchRuns 8') ?? 0) >= LIMITS.stateConnections);
+  });
+
+  void test('who leaves while waiting for a state leaves nothing behind', async () => {
+    await start();
+    await db.pool.query(LONG_MESSAGES);
+    const connection = connectOver('gRPC over raw h2');
+    const open = (): StreamClient => connection.open({ includeState: true }, true);
+    const still = Array.from({ length: LIMITS.stateConnections }, open);
+    await waitFor(() => rig.blocked(50) === still.length, 'all snapshots to be taken');
+    const waiting = Array.from({ length: 5 }, open);
+    await waitFor(() => rig.openCalls === still.length + waiting.length, 'more to wait');
+    await waitFor(() => rig.blocked(0) === still.length, 'more to wait for their state');
+    for (const stream of waiting) stream.cancel();
+    await waitFor(() => rig.hub.streamCount === still.length, 'those who left to be gone', 1000);
+    for (const stream of still) stream.cancel();
+    await rig.empty(1000);
+  });
 
   for (const way of RAW) {
     void test(`${way}: the watchdog ends a stream that is not read; its token goes on`, async () => {

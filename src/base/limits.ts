@@ -102,6 +102,11 @@ export const LIMITS = {
   removedRuns: 1000,
   /** How long a stream may leave its writer blocked before it is ended. */
   stallMs: 60_000,
+  /** States that are read at a time, each on a connection of its own, and how long one may stand still if others wait. */
+  stateConnections: 4,
+  stateStallMs: 3000,
+  /** How long one stream may read a state: it has a connection, and holds back vacuum while it lasts. */
+  stateMs: 60_000,
   /** A stream is ended at this age or up to half of it before, because a proxy would end it less politely. */
   streamAgeMaxMs: 60 * 60_000,
 

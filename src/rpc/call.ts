@@ -93,6 +93,8 @@ export class ServerCall implements CallContext {
       this.#reject = reject;
       step(this).then(
         (value) => {
+          // Through it, the value would be kept until the next step, which may never come.
+          this.#reject = undefined;
           if (!this.signal.aborted) return resolve(value);
           this.undelivered();
           reject(this.#reason());

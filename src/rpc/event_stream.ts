@@ -94,14 +94,27 @@ class EventStream {
   }
 
   async #sendAll(stream: OpenStream): Promise<void> {
-    for (let message = await stream.next(); message !== undefined; message = await stream.next()) {
-      if (!this.response.headersSent && !(await this.#begin())) return stream.throwIfAborted();
-      const { revision, resumeToken } = message;
-      if (!(await this.#sink.write(encodeLines(this.#format, message)))) return stream.throwIfAborted();
+    for (let sent = await this.#sendNext(stream); sent !== undefined; sent = await this.#sendNext(stream)) {
+      const { isSent, revision, resumeToken } = sent;
+      if (!isSent) return stream.throwIfAborted();
       if (resumeToken !== '' || this.#position === undefined) this.#position = { revision, resumeToken };
     }
     this.#call.finish(0);
     this.#sink.end(encodeEnd(this.#format, this.#position ?? NOWHERE), LIMITS.stallMs);
+  }
+
+  /** Its message is not kept while the bytes wait for room. */
+  async #sendNext(stream: OpenStream): Promise<(StreamPosition & { readonly isSent: boolean }) | undefined> {
+    const message = await stream.next();
+    if (message === undefined) return undefined;
+    const { revision, resumeToken } = message;
+    const writing = this.#write(encodeLines(this.#format, message));
+    return writing.then((isSent) => ({ isSent, revision, resumeToken }));
+  }
+
+  async #write(bytes: Buffer): Promise<boolean> {
+    if (!this.response.headersSent && !(await this.#begin())) return false;
+    return this.#sink.write(bytes);
   }
 
   #begin(): Promise<boolean> {

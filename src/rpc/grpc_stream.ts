@@ -15,9 +15,14 @@ export async function sendAll(
   sink: Sink,
   encode: (message: WatchMessage) => Buffer,
 ): Promise<void> {
+  // In a function of its own, because nothing but the connection may keep the message while it waits for room.
+  const sendNext = async (): Promise<boolean | undefined> => {
+    const message = await stream.next();
+    return message === undefined ? undefined : sink.write(encode(message));
+  };
   try {
-    for (let message = await stream.next(); message !== undefined; message = await stream.next()) {
-      if (!(await sink.write(encode(message)))) return stream.throwIfAborted();
+    for (let sent = await sendNext(); sent !== undefined; sent = await sendNext()) {
+      if (!sent) return stream.throwIfAborted();
     }
   } finally {
     stream.close();
@@ -41,13 +46,18 @@ export class Sink {
   }
 
   /** Resolves when there is room for another message; false when the call is over and nothing more can be sent. */
-  async write(bytes: Bytes): Promise<boolean> {
-    if (this.#closed) return false;
-    this.#pendingBytes += bytes.byteLength;
+  write(bytes: Bytes): Promise<boolean> {
+    if (this.#closed) return Promise.resolve(false);
+    const { byteLength } = bytes;
+    this.#pendingBytes += byteLength;
     this.call.write(bytes, () => {
-      this.#pendingBytes -= bytes.byteLength;
+      this.#pendingBytes -= byteLength;
       this.#wake?.();
     });
+    return this.#room();
+  }
+
+  async #room(): Promise<boolean> {
     while (!this.#closed && this.#isFull()) await this.#change();
     return !this.#closed;
   }

@@ -109,7 +109,7 @@ export interface GaugeSources {
   readonly listener: Listener | undefined;
   readonly housekeeping: Housekeeping;
   readonly schedules: Schedules;
-  readonly pools: { readonly calls: Pool; readonly watch: Pool };
+  readonly pools: { readonly calls: Pool; readonly watch: Pool; readonly state: Pool };
   readonly counts: CallCounts;
   readonly groups: readonly GroupCounts[];
   readonly database: DatabaseReading;

@@ -8,6 +8,7 @@ import { readHead } from '../store/sql/read_head.js';
 import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
 import { LogIdentity } from '../watch/identity.js';
+import { Snapshots } from '../watch/snapshots.js';
 import { LogTail, readLogPage } from '../watch/tail.js';
 import type { JobService, PipelineService } from './api.js';
 import { batchUpdateStatus } from './batch_update_status.js';
@@ -35,6 +36,8 @@ export interface ServiceOptions {
   readonly pool: Pool;
   /** For reading the log and for housekeeping; see `startServer`. */
   readonly watchPool: Pool;
+  /** For reading states, which may take as long as their readers do. */
+  readonly statePool: Pool;
   /** For the one LISTEN connection; undefined to find changes by polling only. */
   readonly listenUrl: string | undefined;
   readonly retention: RetentionPolicy;
@@ -64,6 +67,7 @@ export interface Service {
 export function createService({
   pool,
   watchPool,
+  statePool,
   listenUrl,
   retention: policy,
   streams,
@@ -106,6 +110,7 @@ export function createService({
   const updates = createUpdateGroup(pool, claims, next, clock);
   const extensions = createExtendGroup(pool, clock);
   const stats = new Stats(pool);
+  const snapshots = new Snapshots(statePool, clock);
   const head = new SharedRead(() => readHead(pool));
   const counts = new CallCounts();
   const jobs: JobService = {
@@ -122,7 +127,7 @@ export function createService({
     retryRun: (request) => retryRun(pool, request),
     retryRuns: (request, call) => retryRuns(pool, request, call),
     listRunEvents: (request) => listRunEvents(pool, request),
-    watchRuns: (request, call) => watchRuns({ pool, hub, identity, head }, request, call),
+    watchRuns: (request, call) => watchRuns({ pool, hub, snapshots, identity, head }, request, call),
   };
 
   return {
@@ -135,7 +140,7 @@ export function createService({
       listener,
       housekeeping,
       schedules,
-      pools: { calls: pool, watch: watchPool },
+      pools: { calls: pool, watch: watchPool, state: statePool },
       counts,
       groups: [creates.plain, creates.named, updates, extensions],
       database: new DatabaseReading(watchPool, clock),

@@ -9,6 +9,7 @@ import type { LogHead } from '../store/sql/read_head.js';
 import type { Hub } from '../watch/hub.js';
 import type { LogIdentity } from '../watch/identity.js';
 import { assertNotLost, isToken, resolveStart } from '../watch/resume_token.js';
+import type { Snapshots } from '../watch/snapshots.js';
 import { StateStream } from '../watch/state_stream.js';
 import { UntilTerminal } from '../watch/until_terminal.js';
 import type { CallContext, WatchRunsRequest, WatchStream } from './api.js';
@@ -18,6 +19,7 @@ import { Violations } from './validate.js';
 interface WatchSources {
   readonly pool: Pool;
   readonly hub: Hub;
+  readonly snapshots: Snapshots;
   readonly identity: LogIdentity;
   /** Of the log; thousands of streams that come back after a restart share it. */
   readonly head: SharedRead<LogHead>;
@@ -41,7 +43,7 @@ export function validateWatch(found: Violations, request: WatchRunsRequest): voi
 
 /** Opens a stream of changes. It is closed when the caller goes away, whatever it is doing then. */
 export async function watchRuns(
-  { pool, hub, identity, head: sharedHead }: WatchSources,
+  { pool, hub, snapshots, identity, head: sharedHead }: WatchSources,
   request: WatchRunsRequest,
   call: CallContext,
 ): Promise<WatchStream> {
@@ -61,12 +63,12 @@ export async function watchRuns(
   const bookmarkMs = request.bookmarkIntervalMs === 0 ? LIMITS.bookmarkDefaultMs : request.bookmarkIntervalMs;
   const changes = hub.open(request.filter, request.includePayload, head.epoch, start, bookmarkMs);
   if (known !== undefined) changes.markAt(known.revision);
-  const withState = request.includeState ? new StateStream(pool, hub, changes) : changes;
+  const withState = request.includeState ? new StateStream(snapshots, hub.clock, changes) : changes;
   const stream = known === undefined ? withState : new UntilTerminal(withState, known.runs, known.revision);
   const onAbort = (): void => stream.close();
   call.signal.addEventListener('abort', onAbort, { once: true });
   changes.onBreak = (error) => call.abandon(error);
-  changes.onEnd = () => call.signal.removeEventListener('abort', onAbort);
+  changes.whenEnded(() => call.signal.removeEventListener('abort', onAbort));
   return stream;
 }
 

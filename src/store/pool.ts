@@ -244,7 +244,15 @@ export function createPool(options: PoolOptions): Pool {
         await end();
         throw error;
       }
-      return { commits: false, query: (statement, values) => session.query(statement, values), end };
+      return {
+        commits: false,
+        async query(statement, values) {
+          // The connection may have become part of another transaction by now.
+          if (!open) throw new Error('the snapshot has ended');
+          return session.query(statement, values);
+        },
+        end,
+      };
     },
     get size() {
       return pool.totalCount;

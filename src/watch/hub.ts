@@ -260,6 +260,20 @@ export class Hub implements Feed {
     this.#recentEvents = 0;
   }
 
+  /**
+   * The tail cannot go on from its position: each live stream goes on from its own by itself. A reading of the log then
+   * tells those whose place is lost, and no others.
+   */
+  disperse(): void {
+    for (const group of this.#groups.values()) {
+      for (const subscription of group.live) {
+        this.#leave(subscription);
+        subscription.fallBack();
+      }
+    }
+    this.setPosition(undefined);
+  }
+
   /** Takes the next page of the tail. It starts where the last one ended. */
   publish(page: LogPage): void {
     if (page.after !== this.#position)

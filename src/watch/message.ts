@@ -45,15 +45,29 @@ export interface View {
 
 const EVENT_BASE_BYTES = 400;
 
-const textBytes = (value: unknown): number => (value === undefined ? 0 : JSON.stringify(value).length);
+const payloadBytes = (value: unknown): number =>
+  value === undefined ? 0 : Buffer.byteLength(JSON.stringify(value));
+
+/** By the identity of the event: every view that it matches asks again. */
+const sizes = { full: new WeakMap<RunEvent, number>(), bare: new WeakMap<RunEvent, number>() };
 
 /** About what an event takes on the wire, in bytes; used to bound what a stream holds, not to frame anything. */
 export function eventBytes(event: RunEvent, payload: boolean): number {
-  const { run } = event;
-  let bytes =
-    EVENT_BASE_BYTES + run.repository.length + run.statusMessage.length + (run.error?.message.length ?? 0);
-  for (const key in run.labels) bytes += key.length + (run.labels[key]?.length ?? 0) + 8;
-  if (payload) bytes += textBytes(run.input) + textBytes(run.output) + textBytes(run.checkpoint);
+  const cache = sizes[payload ? 'full' : 'bare'];
+  let bytes = cache.get(event);
+  if (bytes === undefined) {
+    bytes = measureEvent(event, payload);
+    cache.set(event, bytes);
+  }
+  return bytes;
+}
+
+function measureEvent({ run }: RunEvent, payload: boolean): number {
+  const texts = [run.repository, run.statusMessage, run.error?.message ?? ''];
+  let bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), EVENT_BASE_BYTES);
+  for (const key in run.labels)
+    bytes += Buffer.byteLength(key) + Buffer.byteLength(run.labels[key] ?? '') + 8;
+  if (payload) bytes += payloadBytes(run.input) + payloadBytes(run.output) + payloadBytes(run.checkpoint);
   return bytes;
 }
 

@@ -1,17 +1,17 @@
-import type { Timer } from '../base/clock.js';
+import type { Clock, Timer } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Run, RunEvent } from '../run/run.js';
-import type { Pool, Snapshot } from '../store/pool.js';
+import type { Snapshot } from '../store/pool.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readState } from '../store/sql/read_state.js';
-import type { Hub } from './hub.js';
-import { splitEvents, type WatchMessage } from './message.js';
+import { splitEvents, type Chunk, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
+import type { SnapshotReader, Snapshots } from './snapshots.js';
 import type { Subscription } from './subscription.js';
 
-/** How long one stream may read a snapshot: it has a connection, and holds back vacuum while it lasts. */
-const SNAPSHOT_MS = 60_000;
+/** Runs in the smallest page: reading one costs a query. */
+const MIN_PAGE_RUNS = 16;
 
 /**
  * A stream that starts with the state: OPENED, the matching runs as STATE, STATE_END{S}, then the changes after S.
@@ -21,25 +21,34 @@ const SNAPSHOT_MS = 60_000;
  * The runs and S are read in one snapshot, so the changes continue it without gap or overlap. Until STATE_END there is
  * nothing to resume from, so the messages before it carry no token.
  */
-export class StateStream {
-  readonly #pool: Pool;
-  readonly #hub: Hub;
+export class StateStream implements SnapshotReader {
+  readonly #snapshots: Snapshots;
+  readonly #clock: Clock;
   readonly #changes: Subscription;
   #phase: 'opened' | 'reading' | 'changes' = 'opened';
   #snapshot: Snapshot | undefined;
   #timer: Timer | undefined;
-  #timedOut = false;
+  /** Why the snapshot was taken from this stream. */
+  #lost: BatonError | undefined;
   #epoch = '';
   #revision = 0n;
   #after: string | undefined;
-  /** Messages of the page that was read last. */
-  #queue: WatchMessage[] = [];
+  /** Runs to ask for: about what there was room for the last time, since the rest of a page is read in vain. */
+  #pageRuns: number = LIMITS.pageEvents;
+  /** Of the page that was read last. */
+  #queue: Chunk[] = [];
+  /** Of the message that the writer is busy with. */
+  #takenBytes = 0;
 
   /** @param changes a subscription that nobody has pulled yet; it is moved to S */
-  constructor(pool: Pool, hub: Hub, changes: Subscription) {
-    this.#pool = pool;
-    this.#hub = hub;
+  constructor(snapshots: Snapshots, clock: Clock, changes: Subscription) {
+    this.#snapshots = snapshots;
+    this.#clock = clock;
     this.#changes = changes;
+    changes.whenEnded(() => {
+      snapshots.leave(this);
+      void this.#endSnapshot();
+    });
   }
 
   async next(): Promise<WatchMessage | undefined> {
@@ -49,39 +58,45 @@ export class StateStream {
       const opened = await this.#changes.next();
       return opened === undefined ? undefined : { ...opened, resumeToken: '' };
     }
-    this.#changes.touch();
+    this.#changes.asked();
+    this.#changes.stateBytes -= this.#takenBytes;
+    this.#takenBytes = 0;
     try {
-      return this.#queue.shift() ?? (await this.#readPage());
+      const message = this.#take() ?? (await this.#readPage());
+      this.#changes.given();
+      return message;
     } catch (error) {
+      if (!this.#isOver()) this.#changes.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
       this.close();
       throw error;
     }
   }
 
+  /** The next message of what was read. */
+  #take(): WatchMessage | undefined {
+    const chunk = this.#queue.shift();
+    if (chunk === undefined) return undefined;
+    this.#takenBytes = chunk.bytes;
+    return this.#message('STATE', chunk.events, '');
+  }
+
   async #readPage(): Promise<WatchMessage | undefined> {
-    if (this.#isOver()) return this.#ended();
-    const snapshot = (this.#snapshot ??= await this.#begin());
+    this.#snapshot ??= await this.#begin();
+    if (this.#isOver() || this.#snapshot === undefined) return this.#ended();
+    this.#throwIfLost();
     const { filter, payload } = this.#changes.view;
-    const runs = await readState(snapshot, {
+    const runs = await readState(this.#snapshot, {
       filter,
       after: this.#after,
-      limit: LIMITS.pageEvents,
-      payloadBytes: payload ? LIMITS.pageBytes : undefined,
+      limit: this.#pageRuns,
+      payloadBytes: payload ? LIMITS.streamBytes : undefined,
     });
-    if (this.#timedOut) {
-      throw new BatonError('SLOW_CONSUMER', `the state was not taken within ${SNAPSHOT_MS / 1000} s`, {
-        retryDelayMs: 1000,
-      });
-    }
     if (this.#isOver()) return this.#ended();
-    this.#after = runs.at(-1)?.id;
+    // It may have been given back while this was on its way, and then it need not be of the snapshot.
+    this.#throwIfLost();
     if (runs.length > 0) {
-      const chunks = splitEvents(
-        runs.map((run) => this.#entry(run)),
-        payload,
-      );
-      this.#queue = chunks.map(({ events }) => this.#message('STATE', events, ''));
-      return this.#queue.shift();
+      this.#hold(runs);
+      return this.#take();
     }
     await this.#endSnapshot();
     this.#phase = 'changes';
@@ -93,21 +108,58 @@ export class StateStream {
     );
   }
 
-  async #begin(): Promise<Snapshot> {
-    const snapshot = await this.#pool.snapshot();
-    const head = await readHead(snapshot).catch(async (error: unknown) => {
+  /** Keeps of a page what one stream may hold, at least one run. The rest is read again when that was taken. */
+  #hold(runs: readonly Run[]): void {
+    const entries = runs.map((run) => this.#entry(run));
+    let count = 0;
+    for (const chunk of splitEvents(entries, this.#changes.view.payload)) {
+      if (count > 0 && this.#changes.heldBytes + chunk.bytes > LIMITS.streamBytes) break;
+      this.#queue.push(chunk);
+      this.#changes.stateBytes += chunk.bytes;
+      count += chunk.events.length;
+    }
+    this.#after = runs[count - 1]?.id;
+    this.#pageRuns = Math.min(LIMITS.pageEvents, Math.max(MIN_PAGE_RUNS, 2 * count));
+  }
+
+  /** Undefined when the stream has ended meanwhile: the reader may be gone, and the connection must not wait for it. */
+  async #begin(): Promise<Snapshot | undefined> {
+    const snapshot = await this.#snapshots.begin(this);
+    if (snapshot === undefined) return undefined;
+    try {
+      const head = await readHead(snapshot);
+      this.#epoch = head.epoch;
+      this.#revision = head.revision;
+    } catch (error) {
       await snapshot.end();
       throw error;
-    });
-    this.#epoch = head.epoch;
-    this.#revision = head.revision;
-    // The reader may be gone, or stand still for ever: the connection must not wait for it.
-    if (this.#isOver()) await snapshot.end();
-    this.#timer = this.#hub.clock.after(SNAPSHOT_MS, () => {
-      this.#timedOut = true;
-      void snapshot.end();
-    });
+    }
+    if (this.#isOver()) {
+      await snapshot.end();
+      return undefined;
+    }
+    this.#timer = this.#clock.after(LIMITS.stateMs, () =>
+      this.#lose(`the state was not taken within ${LIMITS.stateMs / 1000} s`),
+    );
     return snapshot;
+  }
+
+  stalledMs(now: number): number {
+    return this.#changes.stalledMs(now);
+  }
+
+  giveUp(): void {
+    this.#lose('the state was not read, and others wait for theirs');
+    if (this.#lost !== undefined) this.#changes.breakOff(this.#lost);
+  }
+
+  #throwIfLost(): void {
+    if (this.#lost !== undefined) throw this.#lost;
+  }
+
+  #lose(message: string): void {
+    this.#lost = new BatonError('SLOW_CONSUMER', message, { retryDelayMs: 1000 });
+    void this.#endSnapshot();
   }
 
   /** A run as it is at S. It is no change; transports send it without a type. */
@@ -146,6 +198,9 @@ export class StateStream {
 
   close(): void {
     void this.#endSnapshot();
+    this.#queue = [];
+    this.#takenBytes = 0;
+    this.#changes.stateBytes = 0;
     this.#changes.close();
   }
 }

@@ -2,10 +2,8 @@ import type { Clock } from '../base/clock.js';
 import { BatonError, type ErrorReason } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { LogPage, PageMessages, View, WatchKind, WatchMessage } from './message.js';
+import { PageReader } from './page_reader.js';
 import { encodeResumeToken } from './resume_token.js';
-
-/** Pause before the log is read again when the database could not be reached. */
-const RETRY_MS = 1000;
 
 /** Why a stream is no more: the reason of its error, or CLOSED for a good end and for a reader that left. */
 export type EndReason = ErrorReason | 'CLOSED';
@@ -53,21 +51,29 @@ export class Subscription {
   #state: 'catching up' | 'live' | 'ended' = 'catching up';
   #queue: { readonly message: WatchMessage; readonly bytes: number }[] = [];
   #queueBytes = 0;
+  /** Of the message that the writer is busy with. */
+  #takenBytes = 0;
   /** Catching up: everything up to here was put into the queue or is none of this stream's business. */
   #cursor: bigint;
   /** The last read of the log came to its end. */
   #atEnd = false;
+  readonly #reader: PageReader;
   #opened = false;
   /** Whether the writer waits for a message; if not, it is busy with the last one. */
   #pulled = false;
   #lastSentAt: number;
+  /** When the last bookmark was sent, or the stream was opened: changes are no substitute for one. */
+  #markedAt: number;
+  /** Where the last message has brought the stream; undefined when that was a bookmark. */
+  #sentThrough: bigint | undefined;
   #error: BatonError | undefined;
   #markAt: bigint | undefined;
   #wake: (() => void) | undefined;
   /** Why the stream has ended, once it has; until then what it would be. */
   endReason: EndReason = 'CLOSED';
-  /** Called once when the stream ends, from either side. */
-  onEnd: (() => void) | undefined;
+  /** Bytes that are held for this stream before anything that is here, the message that was given last included. */
+  stateBytes = 0;
+  readonly #onEnd: (() => void)[] = [];
 
   /** Called when the server ends the stream although its writer may be blocked and never pull again. */
   onBreak: ((error: BatonError) => void) | undefined;
@@ -82,6 +88,13 @@ export class Subscription {
     this.#bookmarkMs = start.bookmarkMs;
     this.endAt = start.endAt;
     this.#lastSentAt = hub.clock.now();
+    this.#markedAt = this.#lastSentAt;
+    this.#reader = new PageReader({
+      clock: hub.clock,
+      read: (after) => hub.readPage(after, view.payload, start.epoch),
+      isWanted: () => this.#pulled,
+      onSettled: () => this.#wake?.(),
+    });
   }
 
   get state(): 'catching up' | 'live' | 'ended' {
@@ -90,7 +103,12 @@ export class Subscription {
 
   /** Bytes held for this stream, as estimated. */
   get heldBytes(): number {
-    return this.#queueBytes;
+    return this.stateBytes + this.#queueBytes + this.#takenBytes;
+  }
+
+  /** Calls back once when the stream ends, from either side. */
+  whenEnded(callback: () => void): void {
+    this.#onEnd.push(callback);
   }
 
   /** Why the server has ended the stream; undefined while it is open and when its reader closed it. */
@@ -120,7 +138,7 @@ export class Subscription {
    */
   offer(page: LogPage, batch: PageMessages): boolean {
     // A single event that is larger than the bound by itself still fits an empty queue, else it could never be sent.
-    if (this.#queue.length > 0 && this.#queueBytes + batch.bytes > LIMITS.streamBytes) {
+    if (this.#queue.length > 0 && this.heldBytes + batch.bytes > LIMITS.streamBytes) {
       if (page.after > this.#cursor) this.#cursor = page.after;
       this.#state = 'catching up';
       this.#atEnd = false;
@@ -137,30 +155,45 @@ export class Subscription {
     return true;
   }
 
+  /** Goes on by the log, from behind what is queued; it has left the live set. */
+  fallBack(): void {
+    this.#cursor = this.#covered();
+    this.#state = 'catching up';
+    this.#atEnd = false;
+    this.#wake?.();
+  }
+
   /**
    * The next message, as soon as there is one; undefined when the stream was closed from this side.
    *
    * @throws BatonError that ended the stream, after what was queued and a last token were delivered
    */
   async next(): Promise<WatchMessage | undefined> {
-    this.#pulled = true;
+    this.asked();
     if (!this.#opened) {
       this.#opened = true;
+      this.#markedAt = this.#hub.clock.now();
       return this.#sent(this.#marker('OPENED', this.#cursor));
     }
     for (;;) {
+      const reached = this.#sentThrough;
+      // Among changes that never stop there may be no empty queue to wait for.
+      if (reached !== undefined && this.#queue.length > 0 && this.#state !== 'ended' && this.#isMarkTime())
+        return this.#bookmark(reached);
       const queued = this.#queue.shift();
       if (queued !== undefined) {
         this.#queueBytes = this.#queue.length === 0 ? 0 : this.#queueBytes - queued.bytes;
+        this.#takenBytes = queued.bytes;
+        this.#sentThrough = queued.message.revision;
         return this.#sent(queued.message);
       }
       if (this.#state === 'ended') return this.#finish();
       if (this.#state === 'catching up') {
         await this.#catchUp();
       } else {
-        await this.#waitUntil(this.#lastSentAt + this.#bookmarkMs);
+        await this.#waitUntil(this.#markedAt + this.#bookmarkMs);
       }
-      if (this.#bookmarkIsDue()) return this.#sent(this.#marker('BOOKMARK', this.#covered()));
+      if (this.#bookmarkIsDue()) return this.#bookmark(this.#covered());
     }
   }
 
@@ -170,7 +203,17 @@ export class Subscription {
       this.#markAt = undefined;
       return true;
     }
-    return this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;
+    return this.#isMarkTime();
+  }
+
+  #isMarkTime(): boolean {
+    return this.#hub.clock.now() >= this.#markedAt + this.#bookmarkMs;
+  }
+
+  #bookmark(revision: bigint): WatchMessage {
+    this.#markedAt = this.#hub.clock.now();
+    this.#sentThrough = undefined;
+    return this.#sent(this.#marker('BOOKMARK', revision));
   }
 
   /** Joins the hub, or moves the cursor on by one page of the log. */
@@ -180,13 +223,13 @@ export class Subscription {
       return;
     }
     if (this.#queue.length > 0) return;
-    const page = await this.#readPage();
+    const page = await this.#pageInTime();
     if (page === undefined || this.#state !== 'catching up') return;
     const { messages, sizes } = this.#hub.messages(this.view, page, this.#cursor);
     this.#cursor = page.through;
     for (const [index, message] of messages.entries()) {
       const bytes = sizes[index] ?? 0;
-      if (this.#queue.length > 0 && this.#queueBytes + bytes > LIMITS.streamBytes) {
+      if (this.#queue.length > 0 && this.heldBytes + bytes > LIMITS.streamBytes) {
         // The rest of the page is read again when these have been taken, rather than held for a slow reader.
         this.#cursor = this.#queue.at(-1)?.message.revision ?? this.#cursor;
         break;
@@ -197,21 +240,22 @@ export class Subscription {
     this.#atEnd = page.events.length === 0;
   }
 
-  /** A page of the log, or undefined after a pause when the database is away: a stream outlives its restart. */
-  async #readPage(): Promise<LogPage | undefined> {
+  /** The next page of the log; undefined when it is time for a bookmark before it has come, or for a look around. */
+  async #pageInTime(): Promise<LogPage | undefined> {
     try {
-      return await this.#hub.readPage(this.#cursor, this.view.payload, this.epoch);
+      const page = this.#reader.take(this.#cursor);
+      if (page !== undefined) return page;
     } catch (error) {
-      if (!(error instanceof BatonError) || error.reason !== 'DATABASE_UNAVAILABLE') {
-        this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
-        throw error;
-      }
-      await this.#waitUntil(this.#hub.clock.now() + RETRY_MS);
-      return undefined;
+      this.endReason = error instanceof BatonError ? error.reason : 'INTERNAL';
+      throw error;
     }
+    const { retryAt } = this.#reader;
+    const markTime = this.#markedAt + this.#bookmarkMs;
+    await this.#waitUntil(retryAt > this.#hub.clock.now() ? Math.min(retryAt, markTime) : markTime);
+    return undefined;
   }
 
-  /** With an empty queue: everything up to here that matches was sent. */
+  /** Everything up to here that matches was sent, or is in the queue. */
   #covered(): bigint {
     const position = this.#state === 'live' ? this.#hub.position : undefined;
     return position !== undefined && position > this.#cursor ? position : this.#cursor;
@@ -223,8 +267,7 @@ export class Subscription {
   }
 
   #sent(message: WatchMessage): WatchMessage {
-    this.#lastSentAt = this.#hub.clock.now();
-    this.#pulled = false;
+    this.given();
     return message;
   }
 
@@ -264,9 +307,16 @@ export class Subscription {
     this.#wake?.();
   }
 
-  /** The writer has taken something from elsewhere that goes before what is here. */
-  touch(): void {
+  /** The writer has come for a message from elsewhere, which goes before what is here. */
+  asked(): void {
+    this.#pulled = true;
+    this.#takenBytes = 0;
+  }
+
+  /** It has been given that message. */
+  given(): void {
     this.#lastSentAt = this.#hub.clock.now();
+    this.#pulled = false;
   }
 
   /** How long the writer has been busy with one message, in milliseconds. */
@@ -288,13 +338,13 @@ export class Subscription {
     this.#error = undefined;
     this.#queue = [];
     this.#queueBytes = 0;
+    this.#takenBytes = 0;
     this.#hub.remove(this);
     this.#left();
     this.#wake?.();
   }
 
   #left(): void {
-    this.onEnd?.();
-    this.onEnd = undefined;
+    for (const callback of this.#onEnd.splice(0)) callback();
   }
 }

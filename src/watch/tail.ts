@@ -118,8 +118,8 @@ export class LogTail {
       } catch (error) {
         if (error instanceof BatonError && LOST_REASONS.has(error.reason)) {
           // This server was away for longer than the history is kept, or a failover has lost what it had delivered.
-          this.#options.hub.endAll(error);
-          this.#options.hub.setPosition(undefined);
+          // Streams that were opened since then, or read the log by themselves, may stand elsewhere.
+          this.#options.hub.disperse();
         }
         this.#failures += 1;
         this.#identityCheckedAt = Number.NEGATIVE_INFINITY;
@@ -214,14 +214,16 @@ export class LogTail {
     const foreign = [this.#epoch, hub.positionEpoch].some(
       (epoch) => epoch !== undefined && epoch !== head.epoch,
     );
-    const behind = before !== undefined && (head.revision < before || (await isLost(db, before)));
+    const lost = before !== undefined && (await isLost(db, before));
+    const behind = before !== undefined && head.revision < before;
     this.#identityCheckedAt = clock.now();
     this.#epoch = head.epoch;
-    if (!foreign && !behind) return;
+    if (!foreign && !lost && !behind) return;
     log.error(
       { head: String(head.revision), position: String(before), foreign },
       'the log is not the one that was followed',
     );
+    if (lost && !foreign) return hub.disperse();
     hub.endAll(
       foreign
         ? new BatonError('RESUME_TOKEN_FOREIGN', 'the database now holds another log')

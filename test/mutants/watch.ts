@@ -8,7 +8,7 @@ const CALL_ABORT = `call.signal.addEventListener('abort', `;
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
 const ONCE = 'a stream gets each event once, whether from the log or from the hub';
 
-const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
+const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string })[] = [
   {
     name: 'cursor on a plain sequence without the lock',
     edits: [],
@@ -51,6 +51,22 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
       ),
     ],
     caughtBy: 'a bookmark that is due waits for what was just fanned out',
+  },
+  {
+    name: 'changes count as bookmarks',
+    edits: [
+      edit(
+        SUBSCRIPTION,
+        'return this.#hub.clock.now() >= this.#markedAt + this.#bookmarkMs;',
+        'return this.#hub.clock.now() >= this.#lastSentAt + this.#bookmarkMs;',
+      ),
+    ],
+    caughtBy: 'changes that never stop keep no bookmark back, and it stands where they have come to',
+  },
+  {
+    name: 'a bookmark waits for the log',
+    edits: [edit(SUBSCRIPTION, ': markTime);', ': markTime + 3600000);')],
+    caughtBy: 'a stream that catches up has its bookmarks also while the log does not answer',
   },
   {
     // One notification, one page: two commits, or a large one, share a single notification.
@@ -104,6 +120,29 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
     caughtBy: 'a stream whose history was dropped while it caught up is told',
   },
   {
+    name: 'a tail whose history is gone ends everybody',
+    edits: [
+      edit(
+        TAIL,
+        'this.#options.hub.disperse();',
+        'this.#options.hub.endAll(error);\n                    this.#options.hub.setPosition(undefined);',
+      ),
+    ],
+    caughtBy: 'a tail whose history was dropped ends who needs that history, and nobody else',
+  },
+  {
+    name: 'a state that stands still keeps its connection from others',
+    edits: [edit('dist/src/watch/snapshots.js', 'reader.giveUp();', 'void reader;')],
+    testFile: 'streams',
+    caughtBy: 'readers that stand still in a state keep neither calls nor other states waiting',
+  },
+  {
+    name: 'a state holds a whole page for its reader',
+    edits: [edit('dist/src/watch/state_stream.js', 'if (count > 0 && this', 'if (false && this')],
+    testFile: 'streams',
+    caughtBy: 'a stalled stream holds at most 256 KiB: in its state, with long messages',
+  },
+  {
     name: 'a stream ahead of the tail is given the whole page',
     edits: [edit(HUB, 'from > page.after ? this.messages(', 'false ? this.messages(')],
     caughtBy: 'a stream that joins ahead of the tail is not given the start of its next page again',
@@ -143,6 +182,6 @@ const MUTANTS: readonly Omit<Mutant, 'testFile'>[] = [
 ];
 
 export const WATCH_MUTANTS: readonly Mutant[] = MUTANTS.map((mutant) => ({
-  ...mutant,
   testFile: 'mutants_watch',
+  ...mutant,
 }));

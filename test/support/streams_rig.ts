@@ -1,3 +1,4 @@
+import { LIMITS } from '../../src/base/limits.js';
 import { startGrpcServer } from '../../src/rpc/grpc.js';
 import { createHandlers } from '../../src/rpc/handlers.js';
 import { startHttpServer } from '../../src/rpc/http.js';
@@ -30,6 +31,8 @@ export class StreamsRig {
   readonly service: Service;
   /** Reports of calls by method and code; a call has to make exactly one. */
   readonly reported = new Map<string, number>();
+  /** What a transport was given last, which nothing but a transport keeps. */
+  lastMessage: WeakRef<object> | undefined;
   #opened = 0;
   #closed = 0;
   readonly #pools: readonly Pool[];
@@ -41,10 +44,12 @@ export class StreamsRig {
     this.clock = new FastClock(speed);
     const pool = createPool({ databaseUrl, connections: 5, log: silent });
     const watchPool = createPool({ databaseUrl, connections: 3, log: silent });
-    this.#pools = [pool, watchPool];
+    const statePool = createPool({ databaseUrl, connections: LIMITS.stateConnections, log: silent });
+    this.#pools = [pool, watchPool, statePool];
     this.service = createService({
       pool,
       watchPool,
+      statePool,
       // A LISTEN connection is given up when its echo is late, and on a fast clock it would be.
       listenUrl: speed === 1 ? databaseUrl : undefined,
       retention: { logMs: 0, runsMs: 0, partitionRevisions: 1_000_000 },
@@ -118,6 +123,7 @@ export class StreamsRig {
         writer.busySince = undefined;
         const message = await stream.next();
         writer.busySince = performance.now();
+        if (message !== undefined) this.lastMessage = new WeakRef(message);
         return message;
       },
       close: () => {

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { isContention, wasRolledBack } from '../store/violation.js';
+import type { CallSignal } from './api.js';
 
 /** What became of one item of a group. */
 export type Outcome<R> = { readonly value: R } | { readonly error: unknown };
@@ -107,7 +108,7 @@ export class GroupCommit<I, R> {
    *
    * @throws BatonError OVERLOADED, CANCELED, and whatever the item itself leads to
    */
-  async submit(item: I, signal: AbortSignal): Promise<R> {
+  async submit(item: I, signal: CallSignal): Promise<R> {
     const [outcome] = await this.submitAll([item], signal);
     if (outcome === undefined) throw new Error('an item has no outcome');
     if ('error' in outcome) throw outcome.error;
@@ -120,7 +121,7 @@ export class GroupCommit<I, R> {
    * @returns the outcomes in the order of the items
    * @throws BatonError OVERLOADED when there is no room for all of them
    */
-  async submitAll(items: readonly I[], signal: AbortSignal): Promise<readonly Outcome<R>[]> {
+  async submitAll(items: readonly I[], signal: CallSignal): Promise<readonly Outcome<R>[]> {
     if (items.length === 0) return [];
     if (signal.aborted) throw canceledError();
     const weights = items.map((item) => this.#options.weigh(item));

@@ -64,7 +64,7 @@ export async function watchRuns(
   const withState = request.includeState ? new StateStream(pool, hub, changes) : changes;
   const stream = known === undefined ? withState : new UntilTerminal(withState, known.runs, known.revision);
   const onAbort = (): void => stream.close();
-  call.signal.addEventListener('abort', onAbort, { once: true });
+  call.signal.addEventListener('abort', onAbort);
   changes.onBreak = (error) => call.abandon(error);
   changes.onEnd = () => call.signal.removeEventListener('abort', onAbort);
   return stream;

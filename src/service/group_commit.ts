@@ -81,7 +81,7 @@ export class GroupCommit<I, R> {
   /** Calls that were refused because the queue was full. */
   refused = 0;
   readonly #options: GroupCommitOptions<I, R>;
-  readonly #queue = new Set<Waiter<I, R>>();
+  #queue = new Set<Waiter<I, R>>();
   readonly #lonely = new Set<Waiter<I, R>>();
   /** Keys of items that are to be done alone or are just being: what comes after them must not overtake them. */
   readonly #lonelyKeys = new Map<string, number>();
@@ -226,6 +226,9 @@ export class GroupCommit<I, R> {
       this.#queue.delete(waiter);
       group.push(waiter);
     }
+    // A set that grows or shrinks leaves its old table behind, with all that was in it and a link to the next table.
+    // Under one set for ever all of these outlive the collections of young objects, which copy them: 4 µs a call.
+    if (this.#queue.size === 0) this.#queue = new Set();
     return group;
   }
 

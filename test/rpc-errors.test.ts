@@ -5,6 +5,7 @@ import { status as GrpcCode } from '@grpc/grpc-js';
 import { JobService } from '../gen/baton/v1/job_service_pb.js';
 import { BatonError, ERROR_REASONS, invalidArgument } from '../src/base/errors.js';
 import { CODE_OF_REASON } from '../src/rpc/errors.js';
+import type { CallSignal } from '../src/service/api.js';
 import { sampleRun } from './support/rpc-fake.js';
 import { seenError, type SeenError } from './support/rpc-errors.js';
 import { startServers, within, type Servers } from './support/rpc-servers.js';
@@ -187,8 +188,8 @@ test('a message over 16 MiB is refused with a clear error and the server goes on
 });
 
 test('a deadline ends the call over every protocol, and the service sees it', async () => {
-  const signals: AbortSignal[] = [];
-  const getRun = (_id: string, { signal }: { signal: AbortSignal }): Promise<never> => {
+  const signals: CallSignal[] = [];
+  const getRun = (_id: string, { signal }: { signal: CallSignal }): Promise<never> => {
     signals.push(signal);
     return new Promise(() => {});
   };
@@ -253,9 +254,9 @@ async function reasonOf(response: Response): Promise<[string, string | undefined
   return [code, details[0]?.debug.reason];
 }
 
-function aborted(signal: AbortSignal): Promise<void> {
+function aborted(signal: CallSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
+    else signal.addEventListener('abort', () => resolve());
   });
 }

@@ -75,6 +75,6 @@ export function canceledError(): BatonError {
 }
 
 /** Throws CANCELED when the caller of this call has gone away. */
-export function throwIfAborted(signal: AbortSignal): void {
+export function throwIfAborted(signal: { readonly aborted: boolean }): void {
   if (signal.aborted) throw canceledError();
 }

@@ -1,8 +1,9 @@
 import { Code } from '@connectrpc/connect';
 import type { Status } from '../../gen/google/rpc/status_pb.js';
-import { BatonError, canceledError } from '../base/errors.js';
+import type { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { CallContext } from '../service/api.js';
+import { AbortableSignal } from './call_signal.js';
 import { CODE_OF_REASON, toStatus } from './errors.js';
 
 /** How a call came in; `grpc` also on the HTTP port. */
@@ -36,7 +37,7 @@ export interface Observer {
  * ended well, and a service that hands back a claim on abort must not take that for a lost caller.
  */
 export class ServerCall implements CallContext {
-  readonly #controller = new AbortController();
+  readonly signal = new AbortableSignal();
   readonly #startMs = performance.now();
   #over = false;
   #reject: ((reason: BatonError) => void) | undefined;
@@ -47,10 +48,6 @@ export class ServerCall implements CallContext {
     readonly protocol: Protocol,
     readonly observer: Observer,
   ) {}
-
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
 
   onUndelivered(callback: () => void): void {
     this.#onUndelivered = callback;
@@ -74,7 +71,7 @@ export class ServerCall implements CallContext {
     if (this.#over) return;
     const reason = why();
     this.finish(CODE_OF_REASON[reason.reason]);
-    this.#controller.abort(reason);
+    this.signal.abort(reason);
     this.#reject?.(reason);
   }
 
@@ -89,7 +86,7 @@ export class ServerCall implements CallContext {
    */
   run<T>(step: (call: CallContext) => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      if (this.signal.aborted) return reject(this.#reason());
+      if (this.signal.aborted) return reject(this.signal.reason);
       this.#reject = reject;
       step(this).then(
         (value) => {
@@ -97,9 +94,9 @@ export class ServerCall implements CallContext {
           this.#reject = undefined;
           if (!this.signal.aborted) return resolve(value);
           this.undelivered();
-          reject(this.#reason());
+          reject(this.signal.reason);
         },
-        (error: unknown) => reject(this.signal.aborted ? this.#reason() : error),
+        (error: unknown) => reject(this.signal.reason ?? error),
       );
     });
   }
@@ -117,11 +114,6 @@ export class ServerCall implements CallContext {
     const status = toStatus(error, this.observer.log);
     this.finish(status.code);
     return status;
-  }
-
-  #reason(): BatonError {
-    const reason: unknown = this.signal.reason;
-    return reason instanceof BatonError ? reason : canceledError();
   }
 }
 

@@ -72,7 +72,7 @@ class EventStream {
     this.#call = new ServerCall(binding.name, PROTOCOL, observer);
     this.#sink = new ResponseSink(response, () => this.#call.cancel(canceledError));
     // Given up by the service while the writer is blocked: what is waiting to be sent will never be taken.
-    this.#call.signal.addEventListener('abort', () => this.#sink.destroy(), { once: true });
+    this.#call.signal.addEventListener('abort', () => this.#sink.destroy());
     this.#format = acceptsEventStream(request) ? EVENT_STREAM : NDJSON;
     this.#lastEventId = headerOf(request, 'last-event-id');
   }

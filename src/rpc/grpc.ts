@@ -146,7 +146,7 @@ function serverStreaming(
     const stopTimer = cancelAtDeadline(call, grpcCall.getDeadline());
     const sink = new Sink(grpcCall);
     // The service may give up on a reader while a write is blocked; a status is all that can still be queued then.
-    call.signal.addEventListener('abort', () => sink.close(), { once: true });
+    call.signal.addEventListener('abort', () => sink.close());
     const sent = Promise.resolve().then(() => {
       const request = decode(binding.method.input, grpcCall.request);
       return sendAll(new OpenStream(binding, request, call), sink, binding.encode);

@@ -17,7 +17,7 @@ export class OpenStream {
     private readonly request: Message,
     private readonly call: ServerCall,
   ) {
-    call.signal.addEventListener('abort', () => this.close(), { once: true });
+    call.signal.addEventListener('abort', () => this.close());
   }
 
   /** The next message, opening the stream with the first. Undefined at a good end; throws the error that ends it. */

@@ -13,10 +13,18 @@ export type { WatchKind, WatchMessage } from '../watch/message.js';
  * transport reports as INTERNAL.
  */
 
+/** The part of an `AbortSignal` that calls need; making a real one costs too much, see `rpc/call_signal.ts`. */
+export interface CallSignal {
+  readonly aborted: boolean;
+  readonly reason: unknown;
+  addEventListener(type: 'abort', listener: () => void): void;
+  removeEventListener(type: 'abort', listener: () => void): void;
+}
+
 /** What a call knows of its caller. */
 export interface CallContext {
   /** Aborted when the caller has gone away, its deadline has passed, or the server gives up on the call. */
-  readonly signal: AbortSignal;
+  readonly signal: CallSignal;
   /**
    * Asks to be told when the answer of this call was given to the transport and did not get out: the caller had gone, or
    * its connection broke. What was sent and got lost on the way is not seen.

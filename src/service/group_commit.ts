@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { isContention, wasRolledBack } from '../store/violation.js';
+import type { CallSignal } from './api.js';
 
 /** What became of one item of a group. */
 export type Outcome<R> = { readonly value: R } | { readonly error: unknown };
@@ -80,7 +81,7 @@ export class GroupCommit<I, R> {
   /** Calls that were refused because the queue was full. */
   refused = 0;
   readonly #options: GroupCommitOptions<I, R>;
-  readonly #queue = new Set<Waiter<I, R>>();
+  #queue = new Set<Waiter<I, R>>();
   readonly #lonely = new Set<Waiter<I, R>>();
   /** Keys of items that are to be done alone or are just being: what comes after them must not overtake them. */
   readonly #lonelyKeys = new Map<string, number>();
@@ -107,7 +108,7 @@ export class GroupCommit<I, R> {
    *
    * @throws BatonError OVERLOADED, CANCELED, and whatever the item itself leads to
    */
-  async submit(item: I, signal: AbortSignal): Promise<R> {
+  async submit(item: I, signal: CallSignal): Promise<R> {
     const [outcome] = await this.submitAll([item], signal);
     if (outcome === undefined) throw new Error('an item has no outcome');
     if ('error' in outcome) throw outcome.error;
@@ -120,7 +121,7 @@ export class GroupCommit<I, R> {
    * @returns the outcomes in the order of the items
    * @throws BatonError OVERLOADED when there is no room for all of them
    */
-  async submitAll(items: readonly I[], signal: AbortSignal): Promise<readonly Outcome<R>[]> {
+  async submitAll(items: readonly I[], signal: CallSignal): Promise<readonly Outcome<R>[]> {
     if (items.length === 0) return [];
     if (signal.aborted) throw canceledError();
     const weights = items.map((item) => this.#options.weigh(item));
@@ -225,6 +226,9 @@ export class GroupCommit<I, R> {
       this.#queue.delete(waiter);
       group.push(waiter);
     }
+    // A set that grows or shrinks leaves its old table behind, with all that was in it and a link to the next table.
+    // Under one set for ever all of these outlive the collections of young objects, which copy them: 4 µs a call.
+    if (this.#queue.size === 0) this.#queue = new Set();
     return group;
   }
 

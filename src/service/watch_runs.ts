@@ -66,7 +66,7 @@ export async function watchRuns(
   const withState = request.includeState ? new StateStream(snapshots, hub.clock, changes) : changes;
   const stream = known === undefined ? withState : new UntilTerminal(withState, known.runs, known.revision);
   const onAbort = (): void => stream.close();
-  call.signal.addEventListener('abort', onAbort, { once: true });
+  call.signal.addEventListener('abort', onAbort);
   changes.onBreak = (error) => call.abandon(error);
   changes.whenEnded(() => call.signal.removeEventListener('abort', onAbort));
   return stream;

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import { parseTimestamp, TIMESTAMPTZ } from './timestamps.js';
 
 /**
  * A statement that runs so often that each connection keeps its plan. Only for texts whose best plan does not depend
@@ -95,6 +96,7 @@ const INT8 = 20;
 const types: pg.CustomTypesConfig = {
   getTypeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
     if (oid === INT8 && format !== 'binary') return BigInt;
+    if (oid === TIMESTAMPTZ && format !== 'binary') return parseTimestamp;
     return pg.types.getTypeParser(oid, format) as (value: string) => unknown;
   },
 };

@@ -1,11 +1,5 @@
-import { create } from '@bufbuild/protobuf';
-import { ClaimSchema, type Claim as ProtoClaim } from '../../../gen/baton/v1/job_service_pb.js';
-import {
-  RunErrorSchema,
-  RunSchema,
-  RunState as ProtoState,
-  type Run as ProtoRun,
-} from '../../../gen/baton/v1/run_pb.js';
+import type { Claim as ProtoClaim } from '../../../gen/baton/v1/job_service_pb.js';
+import { RunState as ProtoState, type Run as ProtoRun } from '../../../gen/baton/v1/run_pb.js';
 import type { Claim, Run, RunState } from '../../run/run.js';
 import { dateToTimestamp, jsonToStruct } from './values.js';
 import type { Violations } from './violations.js';
@@ -33,9 +27,14 @@ export function stateFromProto(
   return state;
 }
 
-/** @param payload whether `input`, `output` and `checkpoint` go with it. */
+/**
+ * A literal that names every field, which a test holds: `create` looks each one up in the descriptor, 3 µs a run.
+ *
+ * @param payload whether `input`, `output` and `checkpoint` go with it.
+ */
 export function runToProto(run: Run, payload = true): ProtoRun {
-  return create(RunSchema, {
+  return {
+    $typeName: 'baton.v1.Run',
     id: run.id,
     pipeline: run.pipeline,
     stage: run.stage,
@@ -45,7 +44,11 @@ export function runToProto(run: Run, payload = true): ProtoRun {
     labels: run.labels,
     input: payload ? jsonToStruct(run.input) : undefined,
     output: payload ? jsonToStruct(run.output) : undefined,
-    error: run.error && create(RunErrorSchema, run.error),
+    error: run.error && {
+      $typeName: 'baton.v1.RunError',
+      code: run.error.code,
+      message: run.error.message,
+    },
     priority: run.priority,
     concurrencyKey: run.concurrencyKey,
     attempt: run.attempt,
@@ -64,13 +67,14 @@ export function runToProto(run: Run, payload = true): ProtoRun {
     endTime: dateToTimestamp(run.endTime),
     requestId: run.requestId,
     traceParent: run.traceParent,
-  });
+  };
 }
 
 export function claimToProto(claim: Claim): ProtoClaim {
-  return create(ClaimSchema, {
+  return {
+    $typeName: 'baton.v1.Claim',
     run: runToProto(claim.run),
     leaseToken: claim.leaseToken,
     leaseExpireTime: dateToTimestamp(claim.leaseExpireTime),
-  });
+  };
 }

@@ -2,9 +2,9 @@ import type { LeaseKey } from '../lease_token.js';
 import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 
-/** The leases of the items that are held and live, locked in order of id, row by row through the key. */
+/** The items whose leases are held and live, locked in order of id, row by row through the key. */
 const held = (onLocked: OnLocked): string => `
-  select i.position, i.lease_ms as asked_ms, r.id, r.lease_ms, r.attempt_time, r.cancel_requested, s.timeout_ms
+  select i.*, r.id, r.lease_ms, r.attempt_time, r.cancel_requested, s.timeout_ms
   from (select * from item order by run_id) i
   cross join lateral (
     select r.id, r.pipeline, r.stage, r.lease_ms, r.attempt_time, r.cancel_requested
@@ -26,7 +26,7 @@ const sql = (onLocked: OnLocked): Statement => ({
   text: `
 with item as materialized (
   select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[]) with ordinality
-    as i (run_id, lease_number, lease_id, lease_ms, position)
+    as i (run_id, lease_number, lease_id, asked_ms, position)
 ), held as materialized (${held(onLocked)}
 )
 update baton.runs r set lease_expire_time = ${END}
@@ -41,15 +41,15 @@ const sqlWithNews = (onLocked: OnLocked): Statement => ({
   text: `
 with item as materialized (
   select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::float8[], $6::text[], $7::text[])
-    with ordinality as i (run_id, lease_number, lease_id, lease_ms, progress, status_message, checkpoint, position)
+    with ordinality as i (run_id, lease_number, lease_id, asked_ms, progress, status_message, checkpoint, position)
 ), held as materialized (${held(onLocked)}
 )
 update baton.runs r set
   lease_expire_time = ${END},
-  progress = coalesce(i.progress, r.progress),
-  status_message = coalesce(i.status_message, r.status_message),
-  checkpoint = case when i.checkpoint is null then r.checkpoint else i.checkpoint::jsonb end
-from held join item i on i.position = held.position
+  progress = coalesce(held.progress, r.progress),
+  status_message = coalesce(held.status_message, r.status_message),
+  checkpoint = coalesce(held.checkpoint::jsonb, r.checkpoint)
+from held
 where r.id = held.id
 returning held.position, r.lease_expire_time, r.cancel_requested`,
 });

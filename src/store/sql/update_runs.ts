@@ -46,28 +46,30 @@ with ${appendBy('$13')}, item as materialized (
 ), held as materialized (
   -- Values of the locked row: the snapshot's may be older, and a cancel that was just committed must not be missed.
   -- Row by row through the key, because the planner takes a batch for reason enough to read every live lease.
-  select i.position, held.*
+  -- The item goes along: joined again by position, 500 items took 30 µs more each.
+  select i.*, held.*
   from (select * from item order by run_id) i
   cross join lateral (
-    select r.id, r.pipeline, r.stage, r.attempt, r.max_attempts, r.attempt_time, r.cancel_requested, r.lease_ms
+    select r.pipeline, r.stage, r.attempt, r.max_attempts, r.attempt_time, r.cancel_requested, r.lease_ms
     from baton.runs r
     where r.id = i.run_id and ${IS_HELD}
     ${FOR_UPDATE[onLocked]}
   ) held
 ), step as materialized (
+  -- status is the reported one, and so are output, error, progress, status message and checkpoint.
   select
-    i.*, r.pipeline, s.waiting_status, p.canceled_status,
+    r.*, s.waiting_status, p.canceled_status,
     -- A run whose cancel was requested does not wait again, for this stage or the next.
     r.cancel_requested and (
-      i.status = s.waiting_status
+      r.status = s.waiting_status
       or exists (
         select from baton.pipeline_statuses ps
-        where ps.pipeline = r.pipeline and ps.status = i.status and ps.state = 'PENDING')
+        where ps.pipeline = r.pipeline and ps.status = r.status and ps.state = 'PENDING')
     ) as cancels,
-    case i.status
+    case r.status
       when s.done_status then 'COMPLETE'
       when p.error_status then case
-        when i.retryable and r.attempt < ${ATTEMPTS_ALLOWED} and not r.cancel_requested then 'RETRY' else 'FAIL'
+        when r.retryable and r.attempt < ${ATTEMPTS_ALLOWED} and not r.cancel_requested then 'RETRY' else 'FAIL'
       end
       when p.canceled_status then 'CANCEL'
       when s.waiting_status then 'RELEASE'
@@ -79,7 +81,6 @@ with ${appendBy('$13')}, item as materialized (
     -- After the row was locked.
     clock_timestamp() as time
   from held r
-  join item i on i.position = r.position
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
   join baton.pipelines p on p.name = r.pipeline
 ), plan as materialized (

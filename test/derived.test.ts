@@ -262,4 +262,45 @@ describeOnEveryPostgres('what a run is after a change', (open) => {
       assert.deepEqual(row, { stage: '', state: 'CANCELED', version: 2n, ended: true });
     }),
   );
+
+  void test(
+    'is derived for what a trigger of a user writes inside a statement of the server',
+    fresh(open, async (db) => {
+      const [run, other] = await create(db.pool, {}, { priority: 1 });
+      await db.pool.query(`
+        create table public.follow (other uuid);
+        create function public.follow() returns trigger language plpgsql as $$
+        begin
+          insert into baton.runs (repository) values ('follows');
+          update baton.runs set status = 'canceled' where id = (select f.other from public.follow f);
+          return null;
+        end $$;
+        create trigger follow after update on baton.runs for each row when (new.status = 'initializing')
+          execute function public.follow();`);
+      await db.pool.query('insert into public.follow values ($1)', [must(run, 'a run').id]);
+      const slots = [{ workerId: 'w', leaseMs: 0, maxRuns: 1 }];
+      const { claims } = await claimRuns(db.pool, { pipeline: 'ci', stage: 'initialize', slots });
+      assert.equal(claims.flat()[0]?.run.id, must(other, 'a run').id);
+      const rows = await db.pool.query(
+        `select repository, stage, status, state::text, version, status_time = update_time as timed from baton.runs
+         where id <> $1 order by create_time`,
+        [must(other, 'a run').id],
+      );
+      assert.deepEqual(rows, [
+        { repository: '', stage: '', status: 'canceled', state: 'CANCELED', version: 2n, timed: true },
+        {
+          repository: 'follows',
+          stage: 'initialize',
+          status: 'new',
+          state: 'PENDING',
+          version: 1n,
+          timed: true,
+        },
+      ]);
+      const events = await db.pool.query('select type::text from baton.run_events order by revision');
+      assert.deepEqual(events.map(({ type }) => type as string).sort(), [
+        ...['CANCELED', 'CLAIMED', 'CREATED', 'CREATED', 'CREATED'],
+      ]);
+    }),
+  );
 });

@@ -210,7 +210,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     name: 'what a statement says of a status is not looked at again',
     edits: [],
     functionEdit: {
-      name: 'baton.runs_append_updated',
+      name: 'baton.runs_admit_updated',
       from: 'perform baton.refuse_status(',
       to: 'perform (',
     },
@@ -220,7 +220,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   {
     name: 'what a statement says of a status is looked at without the lock of the definition',
     edits: [],
-    functionEdit: { name: 'baton.runs_append_updated', from: ' for key share;', to: ';' },
+    functionEdit: { name: 'baton.runs_admit_updated', from: 'for key share;', to: ';' },
     testFile: 'definitions',
     caughtBy: 'is what every move goes by, also one that began before it was committed',
   },

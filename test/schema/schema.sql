@@ -388,6 +388,44 @@ begin
 end
 $_$;
 
+CREATE FUNCTION baton.runs_admit_created() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  perform from baton.pipelines p
+    where p.name in (select n.pipeline from new_runs n)
+    order by p.name
+    for key share;
+  perform baton.refuse_status(n.pipeline, n.status)
+    from new_runs n
+    where not exists (
+      select from baton.pipeline_statuses ps
+      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
+    limit 1;
+  return null;
+end
+$$;
+
+CREATE FUNCTION baton.runs_admit_updated() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  perform from baton.pipelines p
+    where p.name in (select n.pipeline from new_runs n join old_runs o on o.id = n.id where n.status <> o.status)
+    order by p.name
+    for key share;
+  perform baton.refuse_status(n.pipeline, n.status)
+    from new_runs n join old_runs o on o.id = n.id where n.status <> o.status
+    and not exists (
+      select from baton.pipeline_statuses ps
+      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
+    limit 1;
+  return null;
+end
+$$;
+
 CREATE FUNCTION baton.runs_append_created() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -395,15 +433,6 @@ CREATE FUNCTION baton.runs_append_created() RETURNS trigger
 begin
   -- A statement that found nothing to do has nothing to tell either.
   if not exists (select from new_runs) then return null; end if;
-  -- No statement may leave a run in a status that its pipeline does not have, or that means something else there. The
-  -- lock is held until commit, as by a foreign key: a definition is not replaced under runs that are being moved by it.
-  perform from baton.pipelines p where p.name in (select n.pipeline from new_runs n) order by p.name for key share;
-  perform baton.refuse_status(n.pipeline, n.status)
-    from new_runs n
-    where not exists (
-      select from baton.pipeline_statuses ps
-      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
-    limit 1;
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,
@@ -472,15 +501,6 @@ CREATE FUNCTION baton.runs_append_updated() RETURNS trigger
     AS $$
 begin
   if not exists (select from new_runs) then return null; end if;
-  -- No statement may leave a run in a status that its pipeline does not have, or that means something else there. The
-  -- lock is held until commit, as by a foreign key: a definition is not replaced under runs that are being moved by it.
-  perform from baton.pipelines p where p.name in (select n.pipeline from new_runs n join old_runs o on o.id = n.id where n.status <> o.status) order by p.name for key share;
-  perform baton.refuse_status(n.pipeline, n.status)
-    from new_runs n join old_runs o on o.id = n.id where n.status <> o.status
-    and not exists (
-      select from baton.pipeline_statuses ps
-      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
-    limit 1;
   perform pg_catalog.pg_advisory_xact_lock(4773551914087416173);
   insert into baton.run_events (
     revision, type, previous_status, previous_stage, previous_state,
@@ -1170,6 +1190,10 @@ ALTER INDEX baton.run_events_pkey ATTACH PARTITION baton.run_events_p0_pkey;
 
 ALTER INDEX baton.run_events_run_idx ATTACH PARTITION baton.run_events_p0_run_id_version_idx;
 
+CREATE TRIGGER runs_admit_created AFTER INSERT ON baton.runs REFERENCING NEW TABLE AS new_runs FOR EACH STATEMENT WHEN ((current_setting('baton.append'::text, true) = ANY (ARRAY['statement'::text, 'row'::text]))) EXECUTE FUNCTION baton.runs_admit_created();
+
+CREATE TRIGGER runs_admit_updated AFTER UPDATE ON baton.runs REFERENCING OLD TABLE AS old_runs NEW TABLE AS new_runs FOR EACH STATEMENT WHEN ((current_setting('baton.append'::text, true) = ANY (ARRAY['statement'::text, 'row'::text]))) EXECUTE FUNCTION baton.runs_admit_updated();
+
 CREATE TRIGGER runs_append_created AFTER INSERT ON baton.runs REFERENCING NEW TABLE AS new_runs FOR EACH STATEMENT WHEN ((current_setting('baton.append'::text, true) = 'statement'::text)) EXECUTE FUNCTION baton.runs_append_created();
 
 CREATE CONSTRAINT TRIGGER runs_append_event_on_insert AFTER INSERT ON baton.runs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text)) EXECUTE FUNCTION baton.runs_append_event();
@@ -1180,9 +1204,9 @@ CREATE TRIGGER runs_append_updated AFTER UPDATE ON baton.runs REFERENCING OLD TA
 
 CREATE TRIGGER runs_are_not_truncated BEFORE TRUNCATE ON baton.runs FOR EACH STATEMENT EXECUTE FUNCTION baton.runs_refuse_truncate();
 
-CREATE TRIGGER runs_before_insert BEFORE INSERT ON baton.runs FOR EACH ROW WHEN (((new.version IS NULL) OR (current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text))) EXECUTE FUNCTION baton.runs_before_write();
+CREATE TRIGGER runs_before_insert BEFORE INSERT ON baton.runs FOR EACH ROW WHEN (((new.version IS NULL) OR (COALESCE(current_setting('baton.append'::text, true), ''::text) <> ALL (ARRAY['statement'::text, 'row'::text])))) EXECUTE FUNCTION baton.runs_before_write();
 
-CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW WHEN (((NOT ((new.version = (old.version + 1)) AND (NOT (current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text)))) AND (((((((((((((((((((((((((((((old.stage IS DISTINCT FROM new.stage) OR (old.status IS DISTINCT FROM new.status)) OR (old.state IS DISTINCT FROM new.state)) OR (old.output IS DISTINCT FROM new.output)) OR (old.error_code IS DISTINCT FROM new.error_code)) OR (old.error_message IS DISTINCT FROM new.error_message)) OR (old.priority IS DISTINCT FROM new.priority)) OR (old.concurrency_key IS DISTINCT FROM new.concurrency_key)) OR (old.attempt IS DISTINCT FROM new.attempt)) OR (old.max_attempts IS DISTINCT FROM new.max_attempts)) OR (old.attempts_allowed IS DISTINCT FROM new.attempts_allowed)) OR (old.worker_id IS DISTINCT FROM new.worker_id)) OR (old.claim_request_id IS DISTINCT FROM new.claim_request_id)) OR (old.attempt_time IS DISTINCT FROM new.attempt_time)) OR (old.ended_stage IS DISTINCT FROM new.ended_stage)) OR (old.lease_number IS DISTINCT FROM new.lease_number)) OR (old.lease_id IS DISTINCT FROM new.lease_id)) OR (old.lease_ms IS DISTINCT FROM new.lease_ms)) OR (old.schedule_time IS DISTINCT FROM new.schedule_time)) OR (old.claimable_time IS DISTINCT FROM new.claimable_time)) OR (old.cancel_requested IS DISTINCT FROM new.cancel_requested)) OR (old.progress IS DISTINCT FROM new.progress)) OR (old.status_message IS DISTINCT FROM new.status_message)) OR (old.checkpoint IS DISTINCT FROM new.checkpoint)) OR (old.version IS DISTINCT FROM new.version)) OR (old.update_time IS DISTINCT FROM new.update_time)) OR (old.start_time IS DISTINCT FROM new.start_time)) OR (old.end_time IS DISTINCT FROM new.end_time)) OR (old.request_hash IS DISTINCT FROM new.request_hash)))) EXECUTE FUNCTION baton.runs_before_write();
+CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW WHEN (((NOT ((new.version = (old.version + 1)) AND (COALESCE(current_setting('baton.append'::text, true), ''::text) = ANY (ARRAY['statement'::text, 'row'::text])))) AND (((((((((((((((((((((((((((((old.stage IS DISTINCT FROM new.stage) OR (old.status IS DISTINCT FROM new.status)) OR (old.state IS DISTINCT FROM new.state)) OR (old.output IS DISTINCT FROM new.output)) OR (old.error_code IS DISTINCT FROM new.error_code)) OR (old.error_message IS DISTINCT FROM new.error_message)) OR (old.priority IS DISTINCT FROM new.priority)) OR (old.concurrency_key IS DISTINCT FROM new.concurrency_key)) OR (old.attempt IS DISTINCT FROM new.attempt)) OR (old.max_attempts IS DISTINCT FROM new.max_attempts)) OR (old.attempts_allowed IS DISTINCT FROM new.attempts_allowed)) OR (old.worker_id IS DISTINCT FROM new.worker_id)) OR (old.claim_request_id IS DISTINCT FROM new.claim_request_id)) OR (old.attempt_time IS DISTINCT FROM new.attempt_time)) OR (old.ended_stage IS DISTINCT FROM new.ended_stage)) OR (old.lease_number IS DISTINCT FROM new.lease_number)) OR (old.lease_id IS DISTINCT FROM new.lease_id)) OR (old.lease_ms IS DISTINCT FROM new.lease_ms)) OR (old.schedule_time IS DISTINCT FROM new.schedule_time)) OR (old.claimable_time IS DISTINCT FROM new.claimable_time)) OR (old.cancel_requested IS DISTINCT FROM new.cancel_requested)) OR (old.progress IS DISTINCT FROM new.progress)) OR (old.status_message IS DISTINCT FROM new.status_message)) OR (old.checkpoint IS DISTINCT FROM new.checkpoint)) OR (old.version IS DISTINCT FROM new.version)) OR (old.update_time IS DISTINCT FROM new.update_time)) OR (old.start_time IS DISTINCT FROM new.start_time)) OR (old.end_time IS DISTINCT FROM new.end_time)) OR (old.request_hash IS DISTINCT FROM new.request_hash)))) EXECUTE FUNCTION baton.runs_before_write();
 
 CREATE TRIGGER runs_identity_is_fixed BEFORE UPDATE OF id, pipeline, repository, labels, input, create_time, request_id, trace_parent ON baton.runs FOR EACH ROW WHEN (((((((((old.id IS DISTINCT FROM new.id) OR (old.pipeline IS DISTINCT FROM new.pipeline)) OR (old.repository IS DISTINCT FROM new.repository)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.input IS DISTINCT FROM new.input)) OR (old.create_time IS DISTINCT FROM new.create_time)) OR (old.request_id IS DISTINCT FROM new.request_id)) OR (old.trace_parent IS DISTINCT FROM new.trace_parent))) EXECUTE FUNCTION baton.runs_refuse_change();
 
@@ -1192,7 +1216,7 @@ CREATE TRIGGER runs_open_is_kept BEFORE DELETE ON baton.runs FOR EACH ROW WHEN (
 
 CREATE TRIGGER runs_status_time_on_insert BEFORE INSERT ON baton.runs FOR EACH ROW WHEN ((new.status_time IS DISTINCT FROM new.create_time)) EXECUTE FUNCTION baton.runs_keep_status_time();
 
-CREATE TRIGGER runs_status_time_on_update BEFORE UPDATE ON baton.runs FOR EACH ROW WHEN (((NOT ((new.version = (old.version + 1)) AND (NOT (current_setting('baton.append'::text, true) IS DISTINCT FROM 'statement'::text)))) AND ((new.status IS DISTINCT FROM old.status) OR (new.status_time IS DISTINCT FROM old.status_time)))) EXECUTE FUNCTION baton.runs_keep_status_time();
+CREATE TRIGGER runs_status_time_on_update BEFORE UPDATE ON baton.runs FOR EACH ROW WHEN ((((new.status IS DISTINCT FROM old.status) <> (new.status_time IS DISTINCT FROM old.status_time)) OR ((new.status IS DISTINCT FROM old.status) AND (COALESCE(current_setting('baton.append'::text, true), ''::text) <> ALL (ARRAY['statement'::text, 'row'::text]))))) EXECUTE FUNCTION baton.runs_keep_status_time();
 
 ALTER TABLE ONLY baton.pipeline_statuses
     ADD CONSTRAINT pipeline_statuses_pipeline_fkey FOREIGN KEY (pipeline) REFERENCES baton.pipelines(name) ON DELETE CASCADE;

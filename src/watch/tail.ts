@@ -8,7 +8,6 @@ import type { RunEvent } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
-import { isLost } from '../store/sql/is_lost.js';
 import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
 import type { Hub } from './hub.js';
 import { slicePage, type LogPage } from './message.js';
@@ -210,11 +209,11 @@ export class LogTail {
     if (clock.now() - this.#identityCheckedAt < IDENTITY_INTERVAL_MS) return;
     const before = hub.position;
     await identity.check();
-    const head = await readHead(db);
+    const head = await readHead(db, before);
     const foreign = [this.#epoch, hub.positionEpoch].some(
       (epoch) => epoch !== undefined && epoch !== head.epoch,
     );
-    const lost = before !== undefined && (await isLost(db, before));
+    const lost = head.isLost;
     const behind = before !== undefined && head.revision < before;
     this.#identityCheckedAt = clock.now();
     this.#epoch = head.epoch;

@@ -12,22 +12,11 @@ import type { migrate as Migrate } from '../../src/store/migrate.js';
 import { startEmbeddedPostgres } from '../../src/store/embedded/embedded-postgres.js';
 import { silent } from '../support/database.js';
 import { createPool } from '../../src/store/pool.js';
-import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
-import { GROUP_MUTANTS } from './groups.js';
+import { ALL_MUTANTS } from './all.js';
 import { rewrite } from './log.js';
 import type { Edit, FunctionEdit, Mutant } from './mutant.js';
-import { SCHEDULE_MUTANTS } from './schedules.js';
-import { WATCH_MUTANTS } from './watch.js';
-import { WORKER_MUTANTS } from './workers.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const ALL_MUTANTS: readonly Mutant[] = [
-  ...WATCH_MUTANTS,
-  ...WORKER_MUTANTS,
-  ...CLIENT_WORKER_MUTANTS,
-  ...SCHEDULE_MUTANTS,
-  ...GROUP_MUTANTS,
-];
 const TEMPLATE = 'baton_template';
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };
 

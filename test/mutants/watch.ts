@@ -83,8 +83,8 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
   {
     name: 'cleanup in finally only',
     edits: [
-      edit('dist/src/rpc/watch_loop.js', `${CALL_ABORT}() => this.close(), { once: true });`, 'void call;'),
-      edit('dist/src/service/watch_runs.js', `${CALL_ABORT}onAbort, { once: true });`, 'void onAbort;'),
+      edit('dist/src/rpc/watch_loop.js', `${CALL_ABORT}() => this.close());`, 'void call;'),
+      edit('dist/src/service/watch_runs.js', `${CALL_ABORT}onAbort);`, 'void onAbort;'),
     ],
     caughtBy: 'a reader that goes away while its write is blocked leaves nothing behind',
   },

@@ -1,4 +1,5 @@
 import type { Queryable } from '../pool.js';
+import { isLostSql } from './is_lost.js';
 
 /** The log's identity and bounds. `revision` is that of the last committed change, or 0 on a new database. */
 export const HEAD = `
@@ -9,16 +10,29 @@ select
     as revision
 from baton.log log`;
 
+const SQL = `select head.*, ${isLostSql(1)} as is_lost from (${HEAD}) head`;
+
 export interface LogHead {
   readonly epoch: string;
   /** The oldest revision of the kept history. */
   readonly oldestRevision: bigint;
   /** The revision of the last committed change. */
   readonly revision: bigint;
+  /** Whether the place that was asked about was lost in a failover. */
+  readonly isLost: boolean;
 }
 
-export async function readHead(db: Queryable): Promise<LogHead> {
-  const [row] = await db.query<{ epoch: string; oldest_revision: bigint; revision: bigint }>(HEAD);
+interface Row {
+  epoch: string;
+  oldest_revision: bigint;
+  revision: bigint;
+  is_lost: boolean;
+}
+
+/** @param place a revision up to which somebody has read */
+export async function readHead(db: Queryable, place?: bigint): Promise<LogHead> {
+  const [row] = await db.query<Row>(SQL, [place ?? null]);
   if (row === undefined) throw new Error('the log has no row of its own');
-  return { epoch: row.epoch, oldestRevision: row.oldest_revision, revision: row.revision };
+  const { epoch, oldest_revision: oldestRevision, revision, is_lost: isLost } = row;
+  return { epoch, oldestRevision, revision, isLost };
 }

@@ -1,0 +1,15 @@
+import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
+import { GROUP_MUTANTS } from './groups.js';
+import type { Mutant } from './mutant.js';
+import { SCHEDULE_MUTANTS } from './schedules.js';
+import { WATCH_MUTANTS } from './watch.js';
+import { WORKER_MUTANTS } from './workers.js';
+
+/** All that `npm run mutants` breaks; those of the log are run with its tests. */
+export const ALL_MUTANTS: readonly Mutant[] = [
+  ...WATCH_MUTANTS,
+  ...WORKER_MUTANTS,
+  ...CLIENT_WORKER_MUTANTS,
+  ...SCHEDULE_MUTANTS,
+  ...GROUP_MUTANTS,
+];

@@ -8,6 +8,7 @@ import {
   type DescMessage,
   type MessageInitShape,
 } from '@bufbuild/protobuf';
+import { FloatValueSchema } from '@bufbuild/protobuf/wkt';
 import fc from 'fast-check';
 import { JobService } from '../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../gen/baton/v1/pipeline_service_pb.js';
@@ -88,6 +89,14 @@ void describe('a message in binary protobuf', () => {
     const { output } = JobService.method.getRun;
     const bytes = encode(output, create(output, { run: { input } }));
     assert.ok(bytes.includes('__proto__'), bytes.toString('latin1'));
+  });
+
+  void test('of a kind that the contract has nowhere is refused, each time', () => {
+    for (const _ of [1, 2])
+      assert.throws(
+        () => encode(FloatValueSchema, create(FloatValueSchema, { value: 1 })),
+        /cannot be encoded/,
+      );
   });
 
   for (const method of [...JobService.methods, ...PipelineService.methods]) {

@@ -40,8 +40,14 @@ function writersFor(schema: DescMessage): readonly FieldWriter[] {
   const writers: FieldWriter[] = [];
   // Known before it is complete, because a message may hold itself.
   writersOf.set(schema, writers);
-  const fields = [...schema.fields].sort((a, b) => a.number - b.number);
-  writers.push(...fields.map(fieldWriter));
+  try {
+    const fields = [...schema.fields].sort((a, b) => a.number - b.number);
+    writers.push(...fields.map(fieldWriter));
+  } catch (error) {
+    // Else the next message of this kind would be empty, without a word.
+    writersOf.delete(schema);
+    throw error;
+  }
   return writers;
 }
 
@@ -122,9 +128,8 @@ function valueWriter(field: DescField): ValueWriter {
     const writers = writersFor(message);
     return delimited(number, (to, value) => writeFields(to, writers, value as Fields));
   }
-  const write = scalarWriter(field, field.scalar ?? ScalarType.INT32);
-  if (field.fieldKind === 'list' && field.packed) return write;
-  return tagged(field, number, field.scalar ?? ScalarType.INT32);
+  const type = field.scalar ?? ScalarType.INT32;
+  return field.fieldKind === 'list' && field.packed ? scalarWriter(field, type) : tagged(field, number, type);
 }
 
 function tagged(field: DescField, number: number, type: ScalarType): ValueWriter {

@@ -50,15 +50,18 @@ export const open: Open = async ({ databaseUrl }) => {
       createBatches: (params) =>
         inBatches(batches(params), async (size) => {
           const runs = Array.from({ length: size }, () => ({
-            ...{ id: uuidV7(), pipeline: 'bench', repository: 'github.com/acme/shop', labels: { team: 'a' } },
-            ...{
-              input: JSON.stringify({ n: 1 }),
-              priority: 0,
-              scheduleTime: undefined,
-              concurrencyKey: '',
-              maxAttempts: 0,
-            },
-            ...{ requestId: '', requestHash: undefined, traceParent: '' },
+            id: uuidV7(),
+            pipeline: 'bench',
+            repository: 'github.com/acme/shop',
+            labels: { team: 'a' },
+            input: JSON.stringify({ n: 1 }),
+            priority: 0,
+            scheduleTime: undefined,
+            concurrencyKey: '',
+            maxAttempts: 0,
+            requestId: '',
+            requestHash: undefined,
+            traceParent: '',
           }));
           return (await createRuns(pool, runs)).size;
         }),

@@ -127,6 +127,7 @@ export async function startServer(
     const statePool = createPool({
       databaseUrl: database.url,
       connections: LIMITS.stateConnections,
+      keeping: 0,
       name: 'baton state',
       pooled,
       log,

@@ -40,7 +40,8 @@ describeOnEveryPostgres('a pool', (open) => {
     url.port = String(proxy.port);
     const pool = createPool({ databaseUrl: url.toString(), connections: 3, log: silent });
     try {
-      await Promise.all([1, 2, 3].map(() => pool.query('select pg_sleep(0.1)')));
+      const keeping = { name: 'sleep', text: 'select pg_sleep(0.1)' };
+      await Promise.all([keeping.text, keeping.text, keeping].map((statement) => pool.query(statement)));
       assert.equal(proxy.connections, 3);
       // Nobody will answer their goodbyes.
       proxy.mode = 'half-open';

@@ -12,6 +12,38 @@ const SINGLES = 20;
 const MANY = 100;
 
 describeOnEveryPostgres('many waiting claims', (open) => {
+  void test('a call that may wait behind others does not look, and is answered like them', async () => {
+    const database = await open();
+    const { server, grpcUrl, stop } = await startTestServer(database.url);
+    const sql = await database.connect();
+    const { claims } = server.service;
+    const host = new URL(grpcUrl).host;
+    await countClaims(sql);
+    const all = [new Waiters(host, 1, WAIT_MS)];
+    const answered = (): number => all.reduce((sum, waiters) => sum + waiters.answered, 0);
+    try {
+      await waitFor(async () => (await claimStatements(sql)) > 0, 'the first call to look', 20_000);
+      await waitFor(() => claims.waiting === 1, 'the first call to wait');
+      // One that joins a moment before the first has come back looks with it.
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      const before = await claimStatements(sql);
+      for (let calls = 1; calls <= SINGLES; calls += 1) {
+        all.push(new Waiters(host, 1, WAIT_MS));
+        await waitFor(() => claims.waiting === calls + 1, 'the next call to wait');
+      }
+      // The tail may have begun with everybody looking once.
+      assert.ok((await claimStatements(sql)) - before <= 2, 'nobody looks where others wait');
+      await sql.query(`insert into baton.runs (input) select '{}' from generate_series(1, $1::int)`, [
+        SINGLES + 1,
+      ]);
+      await waitFor(() => answered() === SINGLES + 1, 'all to be answered', 20_000);
+    } finally {
+      for (const waiters of all) waiters.close();
+      await stop();
+      await database.drop();
+    }
+  });
+
   void test('each run answers exactly one of 2,000 calls on two servers, and wakes no more', async () => {
     const database = await open();
     const servers = [await startTestServer(database.url), await startTestServer(database.url)];

@@ -55,6 +55,14 @@ export function requestOf({ pipeline, stage }: StageQueue, { slot }: Waiter): Cl
   return { pipeline, stage, workerId: slot.workerId, requestId: slot.requestId ?? '' };
 }
 
+/**
+ * Whether a call that may wait need not look: others wait already, so the stage was empty when they looked, and all that
+ * came since would have been announced. Who repeats a request_id has to look for what it was given.
+ */
+export function knowsOfNothing(queue: StageQueue, slot: ClaimSlot): boolean {
+  return queue.parked.size > 0 && queue.work === 0 && (slot.requestId ?? '') === '';
+}
+
 /** The calls that the next statement serves: parked ones while there is work for them, then every new one. */
 export function takeBatch(queue: StageQueue): Waiter[] {
   const batch: Waiter[] = [];

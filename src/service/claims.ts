@@ -13,6 +13,7 @@ import { releaseClaims } from '../store/sql/release_claims.js';
 import {
   createQueue,
   keyOf,
+  knowsOfNothing,
   requestOf,
   takeBatch,
   type ClaimCall,
@@ -34,7 +35,8 @@ export interface ClaimsOptions {
 /**
  * All ClaimNext calls of this server, in one queue per stage.
  *
- *   1. A new call always looks once. Calls that come while a statement runs are served together by the next one.
+ *   1. A new call looks once, unless it may wait and others are parked: it knows what they know. Calls that come while a
+ *      statement runs are served together by the next one.
  *   2. What finds nothing and may wait is parked. Parked calls cost nothing.
  *   3. News of work wakes as many parked calls as there are new runs, first come first served, and no more. A call
  *      that was woken in vain, because another server was quicker, waits at the end again.
@@ -118,6 +120,11 @@ export class Claims {
         });
       }
       this.#waiting += 1;
+      if (waitMs > 0 && knowsOfNothing(queue, slot)) {
+        waiter.inHand = false;
+        queue.parked.add(waiter);
+        return;
+      }
       queue.fresh.add(waiter);
       if (waitMs > 0) this.#options.onWaiting();
       this.#kick(queue);

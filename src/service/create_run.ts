@@ -168,8 +168,9 @@ export class CreateRuns {
       weigh: (run) => run.input?.length ?? 0,
       keys: ({ requestId }) => (requestId === '' ? [] : [requestId]),
       together: async (runs) => (await insert(pool, runs, false)).map(toOutcome),
+      // In a transaction, because that has a connection which may wait.
       alone: async (run) => {
-        const [outcome] = await insert(pool, [run], false);
+        const [outcome] = await pool.transaction((tx) => insert(tx, [run], false));
         if (outcome === undefined) throw new Error('an insert of one run has no outcome');
         if (outcome instanceof BatonError) throw outcome;
         return outcome;

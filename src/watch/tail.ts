@@ -20,6 +20,12 @@ const LOST_REASONS: ReadonlySet<string> = new Set(['RESUME_TOKEN_TOO_OLD', 'RESU
 /** How often the tail makes sure that the log it follows is still the same one. */
 const IDENTITY_INTERVAL_MS = 5000;
 
+/** What one look at the log has found: nothing, something with perhaps more behind it, or all there was. */
+const NOTHING = 'nothing';
+const MORE = 'more';
+const LAST = 'last';
+type Step = typeof NOTHING | typeof MORE | typeof LAST;
+
 export interface TailOptions {
   readonly db: Queryable;
   readonly hub: Hub;
@@ -142,45 +148,47 @@ export class LogTail {
         return found;
       }
       const position = hub.position;
-      const more =
+      const step =
         position === undefined
           ? await this.#takePosition()
           : hub.demand === 'none'
             ? await this.#countWork(position)
             : await this.#publishPage(position, hub.demand === 'payload');
-      if (!more) return found;
-      found = true;
+      found ||= step !== NOTHING;
+      if (step !== MORE) return found;
     }
     return found;
   }
 
   /** Starts at the head. Claims that began to wait before this moment look once, since their work may be before it. */
-  async #takePosition(): Promise<boolean> {
+  async #takePosition(): Promise<Step> {
     const head = await readHead(this.#options.db);
     if (this.#options.hub.position === undefined) this.#options.hub.setPosition(head.revision, head.epoch);
     this.#options.onWork(undefined);
-    return true;
+    return MORE;
   }
 
-  async #countWork(position: bigint): Promise<boolean> {
+  async #countWork(position: bigint): Promise<Step> {
     const { db, hub, onWork } = this.#options;
     const { through, work } = await readNewWork(db, position);
-    if (through <= position) return false;
+    if (through <= position) return NOTHING;
     onWork(work);
     // A stream that became live during the query needs these events themselves.
-    if (hub.demand === 'none') hub.setPosition(through);
-    return true;
+    if (hub.demand !== 'none') return MORE;
+    hub.setPosition(through);
+    // That was all up to the head; what has been committed since then rings again.
+    return LAST;
   }
 
-  async #publishPage(position: bigint, payload: boolean): Promise<boolean> {
+  async #publishPage(position: bigint, payload: boolean): Promise<Step> {
     const { db, hub } = this.#options;
     const page = await readLogPage(db, position, payload, hub.positionEpoch);
-    if (page.events.length === 0) return false;
+    if (page.events.length === 0) return NOTHING;
     // A stream that needs payloads became live during the query: read the page again, with them.
-    if (hub.demand === 'payload' && !payload) return true;
+    if (hub.demand === 'payload' && !payload) return MORE;
     for (const slice of slicePage(page)) hub.publish(slice);
     this.#announceWork(page.events);
-    return true;
+    return MORE;
   }
 
   #announceWork(events: readonly RunEvent[]): void {

@@ -71,13 +71,7 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
   {
     // One notification, one page: two commits, or a large one, share a single notification.
     name: 'the notification used as data',
-    edits: [
-      edit(
-        TAIL,
-        'if (!more)\n                return found;',
-        'if (more)\n                return true;\n            if (!more)\n                return found;',
-      ),
-    ],
+    edits: [edit(TAIL, 'if (step !== MORE)\n                return found;', 'return found;')],
     caughtBy: 'one doorbell is enough for any number of events',
   },
   {
@@ -162,7 +156,7 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
     edits: [
       edit(
         TAIL,
-        `if (hub.demand === 'none')\n            hub.setPosition(through);`,
+        `if (hub.demand !== 'none')\n            return MORE;\n        hub.setPosition(through);`,
         'hub.setPosition(through);',
       ),
     ],

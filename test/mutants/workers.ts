@@ -249,6 +249,12 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: 'neither loses a pause of a stage that comes at the same time, nor refuses it',
   },
   {
+    name: 'each new call looks although others wait',
+    edits: [edit('dist/src/service/claim_queue.js', 'return queue.parked.size > 0 &&', 'return false &&')],
+    testFile: 'waiting_claims',
+    caughtBy: 'a call that may wait behind others does not look, and is answered like them',
+  },
+  {
     name: 'claim_next claims in a transaction of its own',
     edits: [edit('dist/src/service/update_group.js', 'targets.length === 0)', 'targets.length >= 0)')],
     testFile: 'workers',

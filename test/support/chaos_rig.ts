@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { systemClock, type Clock, type Timer } from '../../src/base/clock.js';
 import { LIMITS } from '../../src/base/limits.js';
 import { MATCH_ALL, type RunFilter } from '../../src/run/filter.js';
-import type { Queryable } from '../../src/store/pool.js';
+import type { Queryable, Statement } from '../../src/store/pool.js';
 import { readHead } from '../../src/store/sql/read_head.js';
 import { Hub } from '../../src/watch/hub.js';
 import type { WatchMessage } from '../../src/watch/message.js';
@@ -38,10 +38,13 @@ export class GatedDb implements Queryable {
     this.#db = db;
   }
 
-  async query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]> {
-    const rows = await this.#db.query<Row>(text, values);
+  async query<Row extends pg.QueryResultRow>(
+    statement: string | Statement,
+    values?: unknown[],
+  ): Promise<Row[]> {
+    const rows = await this.#db.query<Row>(statement, values);
     const gate = this.#gate;
-    if (gate?.pattern.test(text) === true) {
+    if (gate?.pattern.test(typeof statement === 'string' ? statement : statement.text) === true) {
       this.#gate = undefined;
       gate.reached.send();
       await gate.open.promise;

@@ -44,7 +44,12 @@ export class StreamsRig {
     this.clock = new FastClock(speed);
     const pool = createPool({ databaseUrl, connections: 5, log: silent });
     const watchPool = createPool({ databaseUrl, connections: 3, log: silent });
-    const statePool = createPool({ databaseUrl, connections: LIMITS.stateConnections, log: silent });
+    const statePool = createPool({
+      databaseUrl,
+      connections: LIMITS.stateConnections,
+      keeping: 0,
+      log: silent,
+    });
     this.#pools = [pool, watchPool, statePool];
     this.service = createService({
       pool,

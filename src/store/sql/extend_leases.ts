@@ -55,7 +55,8 @@ returning held.position, r.lease_expire_time, r.cancel_requested`,
 });
 
 const SQL = {
-  wait: { plain: sql('wait'), news: sqlWithNews('wait') },
+  // One that waits is kept from the connections of those that do not.
+  wait: { plain: sql('wait').text, news: sqlWithNews('wait').text },
   skip: { plain: sql('skip'), news: sqlWithNews('skip') },
 };
 

@@ -40,7 +40,8 @@ select f.position as found_position, held.*
 from found f left join held on held.id = f.id
 order by f.position, held.priority desc, held.claimable_time, held.id`,
 });
-const SQL = { wait: sql('wait'), skip: sql('skip') };
+// One that waits is kept from the connections of those that do not.
+const SQL = { wait: sql('wait').text, skip: sql('skip') };
 
 /** What a ClaimNext is known by. */
 export interface ClaimRequestKey {

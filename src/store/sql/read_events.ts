@@ -1,5 +1,5 @@
 import type { RunEvent } from '../../run/run.js';
-import type { Queryable } from '../pool.js';
+import type { Queryable, Statement } from '../pool.js';
 import { decodeEvent, eventColumns, type EventRow } from '../rows.js';
 import { isLostSql } from './is_lost.js';
 
@@ -14,7 +14,9 @@ right join (
 ) log on true
 order by page.revision`;
 
-const SQL = `
+const SQL: Statement = {
+  name: 'read_events',
+  text: `
 select page.*, log.*
 from (
   select ${eventColumns('e')}
@@ -23,7 +25,8 @@ from (
   order by e.revision
   limit $2::int
 ) page
-${JOIN_LOG}`;
+${JOIN_LOG}`,
+};
 
 /** Bytes of one event's payload as JSON text. */
 const PAYLOAD_BYTES = `
@@ -34,7 +37,9 @@ const PAYLOAD_BYTES = `
  * The same with input, output and checkpoint, cut off after so many bytes of them; at least one event is returned.
  * The input never changes and is read from the run.
  */
-const SQL_WITH_PAYLOAD = `
+const SQL_WITH_PAYLOAD: Statement = {
+  name: 'read_events_with_payload',
+  text: `
 select page.*, log.*
 from (
   select ${eventColumns('e')}, e.output, e.checkpoint, e.input
@@ -50,7 +55,8 @@ from (
   ) e
   where e.bytes_before < $3::bigint
 ) page
-${JOIN_LOG}`;
+${JOIN_LOG}`,
+};
 
 export interface ReadEventsOptions {
   /** Events after this revision. */

@@ -1,4 +1,4 @@
-import type { Queryable } from '../pool.js';
+import type { Queryable, Statement } from '../pool.js';
 import { isLostSql } from './is_lost.js';
 
 /** The log's identity and bounds. `revision` is that of the last committed change, or 0 on a new database. */
@@ -10,7 +10,10 @@ select
     as revision
 from baton.log log`;
 
-const SQL = `select head.*, ${isLostSql(1)} as is_lost from (${HEAD}) head`;
+const SQL: Statement = {
+  name: 'read_head',
+  text: `select head.*, ${isLostSql(1)} as is_lost from (${HEAD}) head`,
+};
 
 export interface LogHead {
   readonly epoch: string;

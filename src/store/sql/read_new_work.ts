@@ -1,11 +1,13 @@
-import type { Queryable } from '../pool.js';
+import type { Queryable, Statement } from '../pool.js';
 
 /**
  * How many runs began to wait in each stage after a revision, how many left it, and how far that looked. This is all
  * that a server reads of the log while nobody watches and somebody waits for a claim. One row comes back even without
  * work.
  */
-const SQL = `
+const SQL: Statement = {
+  name: 'read_new_work',
+  text: `
 with fresh as materialized (
   select e.revision, e.pipeline, e.stage, e.state, e.previous_stage, e.previous_state
   from baton.run_events e
@@ -22,7 +24,8 @@ with fresh as materialized (
 )
 select reach.through, work.pipeline, work.stage, work.runs, work.freed
 from (select coalesce(max(f.revision), $1::bigint) as through from fresh f) reach
-left join work on true`;
+left join work on true`,
+};
 
 export interface NewWork {
   readonly pipeline: string;

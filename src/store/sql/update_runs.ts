@@ -151,7 +151,8 @@ from append cross join plan
 where r.id = plan.run_id
 returning plan.position, ${runColumns('r')}`,
 });
-const SQL = { wait: sql('wait'), skip: sql('skip') };
+// One that waits is kept from the connections of those that do not.
+const SQL = { wait: sql('wait').text, skip: sql('skip') };
 
 export interface RunUpdate {
   readonly runId: string;

@@ -14,10 +14,10 @@ const MANY = 100;
 describeOnEveryPostgres('many waiting claims', (open) => {
   void test('a call that may wait behind others does not look, and is answered like them', async () => {
     const database = await open();
-    const { server, grpcUrl, stop } = await startTestServer(database.url);
+    const baton = await startTestServer(database.url);
     const sql = await database.connect();
-    const { claims } = server.service;
-    const host = new URL(grpcUrl).host;
+    const { claims } = baton.server.service;
+    const host = new URL(baton.grpcUrl).host;
     await countClaims(sql);
     const all = [new Waiters(host, 1, WAIT_MS)];
     const answered = (): number => all.reduce((sum, waiters) => sum + waiters.answered, 0);
@@ -39,7 +39,7 @@ describeOnEveryPostgres('many waiting claims', (open) => {
       await waitFor(() => answered() === SINGLES + 1, 'all to be answered', 20_000);
     } finally {
       for (const waiters of all) waiters.close();
-      await stop();
+      await baton.stop();
       await database.drop();
     }
   });

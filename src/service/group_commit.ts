@@ -30,7 +30,7 @@ export interface GroupCommitOptions<I, R> {
   /** What the item changes: two items with a key in common are done one after the other, in the order they came. */
   keys(item: I): readonly string[];
   /**
-   * Does all items in one transaction, without waiting for anybody's locks, and gives the outcome of each in order.
+   * Does all items, each in a transaction with others, without waiting for anybody's locks, and gives the outcomes in order.
    * Undefined for one that was not done and needs more than that. Throws only if nothing was done.
    */
   together(items: readonly I[]): Promise<readonly (Outcome<R> | undefined)[]>;

@@ -18,6 +18,8 @@ const SWEEP_SHARE = 1 / 20;
 
 interface StageMarks {
   readonly marks: ClaimMark[];
+  /** Whether it had limits when it was last claimed from. */
+  limited: boolean;
   sweptAt: number;
   sweepMs: number;
 }
@@ -42,11 +44,43 @@ export class NextRuns {
 
   /** As `claimRuns`, which see. */
   claim(db: Queryable, key: StageKey, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
+    return this.claimBy(
+      key,
+      (marks) => claimRuns(db, { ...key, slots }, marks),
+      (result) => result,
+    );
+  }
+
+  /**
+   * The same by any statement.
+   *
+   * @param statement claims the runs that come after the marks
+   */
+  claimBy<R>(
+    key: StageKey,
+    statement: (marks: ClaimMarks) => Promise<R>,
+    claimedOf: (result: R) => ClaimResult,
+  ): Promise<R> {
     const stage = this.#stageOf(key);
     const pauseMs = Math.max(SWEEP_MS, stage.sweepMs / SWEEP_SHARE);
-    return this.#clock.now() - stage.sweptAt >= pauseMs
-      ? this.#sweep(db, key, stage, slots)
-      : this.#from(db, key, stage, slots, stage.marks);
+    const from = async (marks: ClaimMarks): Promise<R> => {
+      try {
+        const result = await statement(marks);
+        const { last, stageLimited } = claimedOf(result);
+        stage.limited = stageLimited;
+        for (const [priority, mark] of last) stage.marks[LIMITS.priorityMax - priority] = mark;
+        return result;
+      } catch (error) {
+        this.forget(key);
+        throw error;
+      }
+    };
+    return this.#clock.now() - stage.sweptAt >= pauseMs ? this.#sweep(stage, from) : from(stage.marks);
+  }
+
+  /** Whether claims of the stage have to be chosen under its lock, as far as the last one has shown. */
+  isLimited({ pipeline, stage }: StageKey): boolean {
+    return this.#stages.get(`${pipeline}/${stage}`)?.limited ?? false;
   }
 
   #stageOf({ pipeline, stage }: StageKey): StageMarks {
@@ -55,42 +89,20 @@ export class NextRuns {
     if (marks === undefined) {
       // Anybody can ask for stages that do not exist. Those that do are soon known again.
       if (this.#stages.size >= LIMITS.markedStages) this.#stages.clear();
-      marks = { marks: [...FLOOR_OF_ALL], sweptAt: Number.NEGATIVE_INFINITY, sweepMs: 0 };
+      marks = { marks: [...FLOOR_OF_ALL], limited: false, sweptAt: Number.NEGATIVE_INFINITY, sweepMs: 0 };
       this.#stages.set(name, marks);
     }
     return marks;
   }
 
-  async #sweep(
-    db: Queryable,
-    key: StageKey,
-    stage: StageMarks,
-    slots: readonly ClaimSlot[],
-  ): Promise<ClaimResult> {
+  async #sweep<R>(stage: StageMarks, from: (marks: ClaimMarks) => Promise<R>): Promise<R> {
     const startedAt = this.#clock.now();
     // Before it is over, so that claims beside it do not sweep too.
     stage.sweptAt = startedAt;
-    const result = await this.#from(db, key, stage, slots, FLOOR_OF_ALL);
+    const result = await from(FLOOR_OF_ALL);
     stage.sweptAt = this.#clock.now();
     stage.sweepMs = stage.sweptAt - startedAt;
     return result;
-  }
-
-  async #from(
-    db: Queryable,
-    key: StageKey,
-    stage: StageMarks,
-    slots: readonly ClaimSlot[],
-    marks: ClaimMarks,
-  ): Promise<ClaimResult> {
-    try {
-      const result = await claimRuns(db, { ...key, slots }, marks);
-      for (const [priority, mark] of result.last) stage.marks[LIMITS.priorityMax - priority] = mark;
-      return result;
-    } catch (error) {
-      this.forget(key);
-      throw error;
-    }
   }
 
   /** Claims of a stage were rolled back: what they had taken waits before the mark again. */

@@ -4,10 +4,13 @@ import { LIMITS } from '../base/limits.js';
 import type { Claim, Run } from '../run/run.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool, Queryable } from '../store/pool.js';
+import { updateAndClaim } from '../store/sql/update_and_claim.js';
 import { updateRuns, type RunUpdate } from '../store/sql/update_runs.js';
+import { isContention, wasRolledBack } from '../store/violation.js';
 import type { UpdateStatusRequest } from './api.js';
 import { claimTarget } from './claim_next.js';
 import { claimAtOnce, type ClaimedAtOnce, type ClaimTarget } from './claim_within_limits.js';
+import { keyOf } from './claim_queue.js';
 import type { Claims } from './claims.js';
 import { explainRefusal, leaseLost } from './explain_refusal.js';
 import { GroupCommit, type Outcome } from './group_commit.js';
@@ -65,23 +68,26 @@ export function createUpdateGroup(
   next: NextRuns,
   clock: Clock,
 ): GroupCommit<UpdateItem, Updated> {
-  const parts = { claims, next };
+  const parts: Parts = { pool, claims, next };
   return new GroupCommit<UpdateItem, Updated>({
     name: 'update_status',
     limits: LIMITS.groups,
     clock,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,
-    together: (items) => inOne(pool, next, items, (db) => updateTogether(db, parts, items)),
+    together: (items) => inParts(parts, items),
     alone: (item) => inOne(pool, next, [item], (db) => updateAlone(db, parts, item)),
     onDropped: ({ handBack }) => handBack(),
   });
 }
 
 interface Parts {
+  readonly pool: Pool;
   readonly claims: Claims;
   readonly next: NextRuns;
 }
+
+type Outcomes = (Outcome<Updated> | undefined)[];
 
 /** Two claims under one request_id have to see each other's runs. */
 function keysOf({ update, next }: UpdateItem): string[] {
@@ -104,6 +110,82 @@ async function inOne<T>(
     for (const { key } of targets) next.forget(key);
     throw error;
   }
+}
+
+/**
+ * Each stage that is claimed from makes a part, which is a statement or a transaction by itself, so that no worker waits for
+ * those of another stage. What claims nothing goes with any of them.
+ */
+async function inParts(parts: Parts, items: readonly UpdateItem[]): Promise<Outcomes> {
+  const stages = new Map<string, UpdateItem[]>();
+  const others: UpdateItem[] = [];
+  for (const item of items) {
+    if (item.next === undefined) {
+      others.push(item);
+      continue;
+    }
+    const name = keyOf(item.next.key);
+    const members = stages.get(name);
+    if (members === undefined) stages.set(name, [item]);
+    else members.push(item);
+  }
+  const [first] = stages.values();
+  if (first === undefined) return updateTogether(parts.pool, parts, items);
+  first.push(...others);
+  if (stages.size === 1) return inOrder(items, first, await updateAndClaimTogether(parts, first));
+  const groups = [...stages.values()];
+  const done = await Promise.allSettled(groups.map((members) => updateAndClaimTogether(parts, members)));
+  return inOrder(
+    items,
+    groups.flat(),
+    done.flatMap((part, index) =>
+      part.status === 'fulfilled' ? part.value : (groups[index] ?? []).map(() => outcomeOf(part.reason)),
+    ),
+  );
+}
+
+/** What failed and was rolled back is tried again by itself; of a lost connection nobody knows what it has done. */
+function outcomeOf(error: unknown): Outcome<Updated> | undefined {
+  return isContention(error) || wasRolledBack(error) ? undefined : { error };
+}
+
+function inOrder(
+  items: readonly UpdateItem[],
+  members: readonly UpdateItem[],
+  outcomes: readonly (Outcome<Updated> | undefined)[],
+): Outcomes {
+  const outcomeOfItem = new Map(members.map((item, index) => [item, outcomes[index]]));
+  return items.map((item) => outcomeOfItem.get(item));
+}
+
+/** Items of which those that claim want runs of the same stage; what one statement cannot do is done in a transaction. */
+async function updateAndClaimTogether(parts: Parts, items: readonly UpdateItem[]): Promise<Outcomes> {
+  const { pool, next, claims } = parts;
+  const key = items[0]?.next?.key;
+  if (key === undefined || next.isLimited(key)) return inTransaction(parts, items);
+  const wanted = items.map(({ update, next: target }) => ({ update, slot: target?.slot }));
+  const { runs, putOff, claimed } = await next.claimBy(
+    key,
+    (marks) => updateAndClaim(pool, key, wanted, marks),
+    (result) => result.claimed,
+  );
+  const outcomes: Outcomes = items.map((_, index) => {
+    const run = runs[index];
+    const given = { claims: claimed.claims[index] ?? [], repeated: false };
+    return run === undefined ? undefined : { value: toUpdated(run, given, claims) };
+  });
+  if (putOff.size === 0) return outcomes;
+  const rest = items.filter((_, index) => putOff.has(index));
+  // The others have their outcome, whatever becomes of these.
+  const late = await inTransaction(parts, rest).catch((error: unknown) => rest.map(() => outcomeOf(error)));
+  return outcomes.map((outcome, index) => {
+    const item = items[index];
+    return item !== undefined && putOff.has(index) ? late[rest.indexOf(item)] : outcome;
+  });
+}
+
+function inTransaction(parts: Parts, items: readonly UpdateItem[]): Promise<Outcomes> {
+  return inOne(parts.pool, parts.next, items, (db) => updateTogether(db, parts, items));
 }
 
 /** A refused update is left undefined: it may only have met a lock, or it is the repeat of one that was made. */

@@ -99,7 +99,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'claims always begin at the floor',
-    edits: [edit(NEXT_RUNS, 'slots, stage.marks)', 'slots, FLOOR_OF_ALL)')],
+    edits: [edit(NEXT_RUNS, 'from(stage.marks)', 'from(FLOOR_OF_ALL)')],
     testFile: 'next_runs',
     caughtBy: 'cost the same over rows that VACUUM may not remove',
   },

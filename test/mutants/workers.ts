@@ -7,6 +7,8 @@ const RELEASE = 'dist/src/store/sql/release_claims.js';
 const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
 const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
+const UPDATE_GROUP = 'dist/src/service/update_group.js';
+const UPDATE_AND_CLAIM = 'dist/src/store/sql/update_and_claim.js';
 const FENCE = 'r.lease_number = i.lease_number and r.lease_id = i.lease_id';
 
 const CLOCKS = 'a server whose clock is an hour ahead gives whole leases and ends none';
@@ -256,9 +258,40 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'claim_next claims in a transaction of its own',
-    edits: [edit('dist/src/service/update_group.js', 'targets.length === 0)', 'targets.length >= 0)')],
-    testFile: 'workers',
-    caughtBy: 'claim_next completes one run and claims the next in one step',
+    edits: [
+      edit(UPDATE_GROUP, 'targets.length === 0)', 'targets.length >= 0)'),
+      edit(UPDATE_GROUP, 'key === undefined || next.isLimited(key)', 'true'),
+    ],
+    testFile: 'claim_next',
+    caughtBy: 'reports and claims are one transaction, and one for many workers',
+  },
+  {
+    name: 'claim_next does not look for the run that goes into its own stage',
+    edits: [edit(UPDATE_AND_CLAIM, `planned.to_state = 'PENDING'`, 'false')],
+    testFile: 'claim_next',
+    caughtBy: 'a worker goes on with the run that it has just moved into the stage it claims from',
+  },
+  {
+    name: 'claim_next ignores what its request_id holds',
+    edits: [edit(UPDATE_AND_CLAIM, `nullif(want.request_id, '')`, 'null::text')],
+    testFile: 'claim_next',
+    caughtBy: 'a request_id that holds claims gives these, and no others',
+  },
+  {
+    name: 'claim_next ignores limits',
+    edits: [
+      edit(UPDATE_AND_CLAIM, 'not known.stage_known or known.stage_limited', 'not known.stage_known'),
+      edit(UPDATE_AND_CLAIM, `stageSql('$14', '$15', NO_LIMITS)`, `stageSql('$14', '$15', 'true')`),
+      edit(UPDATE_GROUP, 'key === undefined || next.isLimited(key)', 'key === undefined'),
+    ],
+    testFile: 'claim_next',
+    caughtBy: 'limits hold, also those that a stage has got or lost since',
+  },
+  {
+    name: 'an update that is refused claims all the same',
+    edits: [edit(UPDATE_AND_CLAIM, 'join plan on plan.position = want.position', '')],
+    testFile: 'claim_next',
+    caughtBy: 'who is refused gets no claim, and the others get theirs',
   },
   {
     name: 'the request_id of ClaimNext is ignored',

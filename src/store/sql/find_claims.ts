@@ -5,7 +5,7 @@ import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
 /** Whether a run (alias r) is still held under the request of an item (alias i). */
-const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage
+export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage
     and r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
     and r.lease_expire_time > clock_timestamp()`;
 

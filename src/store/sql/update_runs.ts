@@ -26,15 +26,12 @@ const CHANGES = `(${MOVES} or (
   ) is distinct from (r.output, r.progress, r.status_message, r.checkpoint))`;
 
 /**
- * Moves claimed runs, each by the one rule that its reported status names. Rows whose lease does not fit or has ended
- * by the database's clock, and items whose status, error or output is not allowed from here, are not touched and not
- * returned; why is decided in one place, by the service. Rows are locked in order of id, so that two batches cannot wait for
- * each other. It says itself what `runs_before_write` derives for other SQL (migration 0008); a test holds that both agree.
+ * What is decided of each item, of which the parameters are $1 to $12: the step after `held`, whose rows are locked.
+ * Rows whose lease does not fit or has ended by the database's clock, and items whose status, error or output is not
+ * allowed from here, are not in it; why is decided in one place, by the service. Rows are locked in order of id, so that
+ * two batches cannot wait for each other.
  */
-const sql = (onLocked: OnLocked): Statement => ({
-  name: `update_runs_${onLocked}`,
-  text: `
-with ${appendBy('$13')}, item as materialized (
+export const planned = (onLocked: OnLocked): string => `item as materialized (
   select i.*
   from unnest(
     $1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::float8[],
@@ -83,7 +80,7 @@ with ${appendBy('$13')}, item as materialized (
   from held r
   join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
   join baton.pipelines p on p.name = r.pipeline
-), plan as materialized (
+), planned as materialized (
   -- With what the status means to which the run goes.
   select
     step.*, ps.status as to_status, ps.stage as to_stage, ps.state as to_state, s.max_attempts as to_max_attempts,
@@ -101,7 +98,13 @@ with ${appendBy('$13')}, item as materialized (
   where step.action is not null
     and (step.error_code is null or step.action in ('RETRY', 'FAIL'))
     and (step.output is null or step.action in ('COMPLETE', 'PROGRESS', 'RETRY', 'FAIL'))
-)
+)`;
+
+/**
+ * Moves the runs of `plan`, each by the one rule that its reported status names. It says itself what `runs_before_write`
+ * derives for other SQL (migration 0008); a test holds that both agree.
+ */
+export const UPDATED = `
 update baton.runs r set
   status = plan.to_status,
   -- A report of progress leaves them alone, whatever the definition has become since this statement began.
@@ -149,7 +152,12 @@ update baton.runs r set
   end_time = case when ${ENDS} then plan.time else r.end_time end
 from append cross join plan
 where r.id = plan.run_id
-returning plan.position, ${runColumns('r')}`,
+returning plan.position, ${runColumns('r')}`;
+
+const sql = (onLocked: OnLocked): Statement => ({
+  name: `update_runs_${onLocked}`,
+  text: `
+with ${appendBy('$13')}, ${planned(onLocked)}, plan as (select * from planned)${UPDATED}`,
 });
 // One that waits is kept from the connections of those that do not.
 const SQL = { wait: sql('wait').text, skip: sql('skip') };
@@ -193,17 +201,9 @@ export async function isLeaseLive(db: Queryable, runId: string, lease: LeaseKey)
   return row?.live ?? false;
 }
 
-/**
- * @param updates at most one per run
- * @param onLocked with 'skip', an update of a run that is locked by somebody else is refused too
- * @returns for each update the run as it is now, or undefined where the update was refused
- */
-export async function updateRuns(
-  db: Queryable,
-  updates: readonly RunUpdate[],
-  onLocked: OnLocked = 'wait',
-): Promise<(Run | undefined)[]> {
-  const rows = await db.query<RunRow & { position: bigint }>(SQL[onLocked], [
+/** Twelve parameters of a statement. */
+export function updateValues(updates: readonly RunUpdate[]): unknown[] {
+  return [
     updates.map((update) => update.runId),
     updates.map((update) => update.lease.number),
     updates.map((update) => update.lease.id),
@@ -216,6 +216,21 @@ export async function updateRuns(
     updates.map((update) => update.progress ?? null),
     updates.map((update) => update.statusMessage ?? null),
     updates.map((update) => update.checkpoint ?? null),
+  ];
+}
+
+/**
+ * @param updates at most one per run
+ * @param onLocked with 'skip', an update of a run that is locked by somebody else is refused too
+ * @returns for each update the run as it is now, or undefined where the update was refused
+ */
+export async function updateRuns(
+  db: Queryable,
+  updates: readonly RunUpdate[],
+  onLocked: OnLocked = 'wait',
+): Promise<(Run | undefined)[]> {
+  const rows = await db.query<RunRow & { position: bigint }>(SQL[onLocked], [
+    ...updateValues(updates),
     appendMode(db),
   ]);
   const runs: (Run | undefined)[] = updates.map(() => undefined);

@@ -65,13 +65,19 @@ describeOnEveryPostgres('many waiting claims', (open) => {
       // Whoever has not looked yet does so before this one is answered.
       await create(1);
       let before = await claimStatements(sql);
+      const startedAt = performance.now();
       for (let left = SINGLES; left > 0; left -= 1) await create(1);
       const forSingles = (await claimStatements(sql)) - before;
       before = await claimStatements(sql);
       await create(MANY);
       const forMany = (await claimStatements(sql)) - before;
-      // Both servers hear of each run, and one of them comes too late; a sweep may look once more.
-      assert.ok(forSingles <= 3 * SINGLES, `${forSingles} statements for ${SINGLES} runs one by one`);
+      // Both servers hear of each run, and one of them comes too late; whoever got one looks for more. What the sweeps of
+      // both, once a second, find before it is claimed is looked for as well.
+      const sweeps = 2 * Math.ceil((performance.now() - startedAt) / 1000);
+      assert.ok(
+        forSingles <= 3 * SINGLES + sweeps,
+        `${forSingles} statements for ${SINGLES} runs one by one`,
+      );
       assert.ok(forMany <= 20, `${forMany} statements for ${MANY} runs at once`);
       const runs = 1 + SINGLES + MANY;
       assert.equal(waiting(), 2 * WAITERS_EACH - runs, 'everybody else still waits');

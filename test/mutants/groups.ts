@@ -98,6 +98,14 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     caughtBy: 'find what was committed late at the next sweep',
   },
   {
+    name: 'batches lock request_ids in the order in which they were sent',
+    edits: [
+      edit('dist/src/store/sql/create_runs.js', "runs.every(({ requestId }) => requestId === '')", 'true'),
+    ],
+    testFile: 'create_batches',
+    caughtBy: 'two with the same request_ids in opposite order do not wait for each other in a circle',
+  },
+  {
     name: 'claims always begin at the floor',
     edits: [edit(NEXT_RUNS, 'from(stage.marks)', 'from(FLOOR_OF_ALL)')],
     testFile: 'next_runs',

@@ -51,8 +51,7 @@ join baton.stages s on s.pipeline = p.name and s.position = 0
 where not $13::boolean or not exists (
   select from unnest($1::text[]) as n (name)
   where not exists (select from baton.pipelines p where p.name = n.name))
--- By request_id first, so that two batches with the same ones cannot wait for each other in a circle.
-order by i.request_id, i.position
+order by i.position
 on conflict (request_id) where request_id is not null do nothing
 returning id, stage, status, attempts_allowed, create_time`,
 };
@@ -117,14 +116,24 @@ function toRun(run: NewRun, row: CreatedRow): Run {
 }
 
 /**
+ * By request_id, so that two batches with the same ones cannot wait for each other in a circle. Here and not in the
+ * database, where each comparison of two empty ones took the wide rows apart: an eighth of a batch.
+ */
+function inLockOrder(runs: readonly NewRun[]): readonly NewRun[] {
+  if (runs.every(({ requestId }) => requestId === '')) return runs;
+  return [...runs].sort((a, b) => (a.requestId < b.requestId ? -1 : a.requestId > b.requestId ? 1 : 0));
+}
+
+/**
  * @param allOrNothing whether one unknown pipeline keeps all runs from being inserted
  * @returns the runs that were inserted, by id
  */
 export async function createRuns(
   db: Queryable,
-  runs: readonly NewRun[],
+  newRuns: readonly NewRun[],
   allOrNothing = false,
 ): Promise<Map<string, Run>> {
+  const runs = inLockOrder(newRuns);
   const rows = await db
     .query<CreatedRow>(SQL, [
       ...contentValues(runs),

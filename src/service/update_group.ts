@@ -178,10 +178,8 @@ async function updateAndClaimTogether(parts: Parts, items: readonly UpdateItem[]
   const rest = items.filter((_, index) => putOff.has(index));
   // The others have their outcome, whatever becomes of these.
   const late = await inTransaction(parts, rest).catch((error: unknown) => rest.map(() => outcomeOf(error)));
-  return outcomes.map((outcome, index) => {
-    const item = items[index];
-    return item !== undefined && putOff.has(index) ? late[rest.indexOf(item)] : outcome;
-  });
+  const afterwards = inOrder(items, rest, late);
+  return outcomes.map((outcome, index) => (putOff.has(index) ? afterwards[index] : outcome));
 }
 
 function inTransaction(parts: Parts, items: readonly UpdateItem[]): Promise<Outcomes> {

@@ -5,6 +5,8 @@ import { LeaseOutcome, type Claim } from '../gen/baton/v1/job_service_pb.js';
 import { EventType } from '../gen/baton/v1/run_event_pb.js';
 import { RunState } from '../gen/baton/v1/run_pb.js';
 import type { QueryResultRow } from 'pg';
+import { canceledError } from '../src/base/errors.js';
+import { AbortableSignal } from '../src/rpc/call_signal.js';
 import { cancelRun } from '../src/service/cancel_runs.js';
 import { retryRun } from '../src/service/retry_runs.js';
 import type { Queryable, Statement } from '../src/store/pool.js';
@@ -149,6 +151,31 @@ describeOnEveryPostgres('what workers and operators do to runs', (open) => {
       2,
       'none is left of the first, so it claims anew',
     );
+  });
+
+  void test('a ClaimNext that repeats one which ended in the same moment is answered', async () => {
+    const { claims } = baton.server.service;
+    const key = { pipeline: 'ci', stage: 'initialize' };
+    const onUndelivered = (): void => undefined;
+    // Two that wait, and a run for one of them: from then on nobody is woken but by news.
+    const waiting = [1, 2].map(() => baton.jobs.claimNext({ stage: 'initialize', wait: { seconds: 30n } }));
+    await waitFor(() => claims.waiting === 2, 'both to wait');
+    await create();
+    await Promise.race(waiting);
+    await baton.jobs.claimNext({ stage: 'initialize' });
+    // A look of the server's own, which comes now and then, must not be what helps.
+    for (const requestId of ['one', 'two', 'three']) {
+      const slot = { workerId: 'w', maxRuns: 1, leaseMs: 0, requestId };
+      const gone = new AbortableSignal();
+      const first = claims.claim(key, slot, 20_000, { signal: gone, onUndelivered });
+      // All before the first one's turn, as when they are read from the network at once.
+      gone.abort(canceledError());
+      const second = claims.claim(key, slot, 0, { signal: new AbortableSignal(), onUndelivered });
+      await assert.rejects(first, { reason: 'CANCELED' });
+      assert.deepEqual(await within(second, 'the second answer', 5000), []);
+    }
+    await create();
+    await Promise.all(waiting);
   });
 
   void test('BatchUpdateStatus: every item stands alone, in order', async () => {

@@ -71,13 +71,16 @@ export function takeBatch(queue: StageQueue): Waiter[] {
   const take = (from: Set<Waiter>, limit: number): void => {
     for (const waiter of from) {
       if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
+      if (!waiter.open) {
+        from.delete(waiter);
+        continue;
+      }
       // The same request twice: the second must see what the first one gets.
       const { requestId = '', workerId } = waiter.slot;
       const key = `${requestId} ${workerId}`;
       if (requestId !== '' && repeatable.has(key)) continue;
       repeatable.add(key);
       from.delete(waiter);
-      if (!waiter.open) continue;
       waiter.inHand = true;
       runs += waiter.slot.maxRuns;
       batch.push(waiter);

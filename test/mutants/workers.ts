@@ -294,6 +294,18 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     caughtBy: 'who is refused gets no claim, and the others get theirs',
   },
   {
+    name: 'a call that is gone keeps back those that repeat it',
+    edits: [
+      edit(
+        'dist/src/service/claim_queue.js',
+        'if (!waiter.open) {',
+        "if (!waiter.open) {\n repeatable.add(`${waiter.slot.requestId ?? ''} ${waiter.slot.workerId}`);",
+      ),
+    ],
+    testFile: 'workers',
+    caughtBy: 'a ClaimNext that repeats one which ended in the same moment is answered',
+  },
+  {
     name: 'the request_id of ClaimNext is ignored',
     edits: [edit(FIND_CLAIMS, "keys.every(({ requestId }) => requestId === '')", 'true')],
     testFile: 'workers',

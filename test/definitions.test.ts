@@ -49,9 +49,9 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     return (await baton.jobs.updateStatus({ ...tokenOf(held), status: 'error', error })).run;
   };
 
-  const untilLockIsWaitedFor = (settled: () => boolean): Promise<void> =>
+  const untilLockIsWaitedFor = (part: string, settled: () => boolean): Promise<void> =>
     waitFor(
-      async () => settled() || (await waitingForLock(database.pool)).length > 0,
+      async () => settled() || (await waitingForLock(database.pool, part)).length > 0,
       'a statement to wait for a lock, or to go on without',
     );
 
@@ -120,7 +120,7 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     let settled = false;
     const report = baton.jobs.updateStatus({ ...tokenOf(held), status: 'between' });
     report.finally(() => (settled = true)).catch(() => undefined);
-    await untilLockIsWaitedFor(() => settled);
+    await untilLockIsWaitedFor('baton.append', () => settled);
     commit?.();
     await redefined;
     assert.equal((await failure(within(report, 'the report'))).reason, 'DATABASE_UNAVAILABLE');
@@ -165,7 +165,7 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     let settled = false;
     const created = baton.jobs.createRun({ pipeline: 'p' }).finally(() => (settled = true));
     created.catch(() => undefined);
-    await untilLockIsWaitedFor(() => settled);
+    await untilLockIsWaitedFor('baton.append', () => settled);
     await remover.query('commit');
     assert.equal((await failure(within(created, 'the creation'))).reason, 'DATABASE_UNAVAILABLE');
     assert.equal((await failure(baton.jobs.createRun({ pipeline: 'p' }))).reason, 'PIPELINE_NOT_FOUND');
@@ -183,7 +183,7 @@ describeOnEveryPostgres('a definition that changes', (open) => {
     let settled = false;
     const paused = baton.pipelines.pausePipeline({ name: 'p', stage: 's' }).finally(() => (settled = true));
     paused.catch(() => undefined);
-    await untilLockIsWaitedFor(() => settled);
+    await untilLockIsWaitedFor('', () => settled);
     await definer.query(`delete from baton.stages where pipeline = 'p'`);
     await definer.query('insert into baton.stages select * from kept');
     await definer.query('commit');

@@ -146,10 +146,12 @@ export async function endLease(db: Queryable, id: string): Promise<void> {
   );
 }
 
-/** The backends of this database that wait for a lock, by process id. */
-export async function waitingForLock(db: Queryable): Promise<number[]> {
+/** The backends of this database that wait for a lock, by process id. @param part of the text of their statements */
+export async function waitingForLock(db: Queryable, part = ''): Promise<number[]> {
   const rows = await db.query<{ pid: number }>(
-    `select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    `select pid from pg_stat_activity
+     where datname = current_database() and wait_event_type = 'Lock' and position($1::text in query) > 0`,
+    [part],
   );
   return rows.map(({ pid }) => pid);
 }

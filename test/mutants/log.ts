@@ -130,6 +130,10 @@ export const LOG_MUTANTS: readonly LogMutant[] = [
         `create trigger runs_before_update before update on baton.runs
          for each row execute function baton.runs_before_write()`,
       );
+      await rewrite('baton.runs_before_write', [
+        ') then return new; end if;',
+        ') and false then return new; end if;',
+      ])(db);
     },
     caughtBy: checkPlainSqlIsWatched,
   },

@@ -392,16 +392,23 @@ CREATE FUNCTION baton.runs_admit_created() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  pipelines text[];
+  stages text[];
+  statuses text[];
+  states baton.run_state[];
 begin
-  perform from baton.pipelines p
-    where p.name in (select n.pipeline from new_runs n)
-    order by p.name
-    for key share;
-  perform baton.refuse_status(n.pipeline, n.status)
-    from new_runs n
+  select array_agg(d.pipeline), array_agg(d.stage), array_agg(d.status), array_agg(d.state)
+    into pipelines, stages, statuses, states
+    from (select distinct n.pipeline, n.stage, n.status, n.state from new_runs n) d;
+  if pipelines is null then return null; end if;
+  perform from baton.pipelines p where p.name = any (pipelines) order by p.name for key share;
+  -- In a snapshot of its own, from after the lock.
+  perform baton.refuse_status(d.pipeline, d.status)
+    from unnest(pipelines, stages, statuses, states) as d (pipeline, stage, status, state)
     where not exists (
       select from baton.pipeline_statuses ps
-      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
+      where ps.pipeline = d.pipeline and ps.status = d.status and ps.stage = d.stage and ps.state = d.state)
     limit 1;
   return null;
 end
@@ -411,16 +418,23 @@ CREATE FUNCTION baton.runs_admit_updated() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  pipelines text[];
+  stages text[];
+  statuses text[];
+  states baton.run_state[];
 begin
-  perform from baton.pipelines p
-    where p.name in (select n.pipeline from new_runs n join old_runs o on o.id = n.id where n.status <> o.status)
-    order by p.name
-    for key share;
-  perform baton.refuse_status(n.pipeline, n.status)
-    from new_runs n join old_runs o on o.id = n.id where n.status <> o.status
-    and not exists (
+  select array_agg(d.pipeline), array_agg(d.stage), array_agg(d.status), array_agg(d.state)
+    into pipelines, stages, statuses, states
+    from (select distinct n.pipeline, n.stage, n.status, n.state from new_runs n join old_runs o on o.id = n.id where n.status <> o.status) d;
+  if pipelines is null then return null; end if;
+  perform from baton.pipelines p where p.name = any (pipelines) order by p.name for key share;
+  -- In a snapshot of its own, from after the lock.
+  perform baton.refuse_status(d.pipeline, d.status)
+    from unnest(pipelines, stages, statuses, states) as d (pipeline, stage, status, state)
+    where not exists (
       select from baton.pipeline_statuses ps
-      where ps.pipeline = n.pipeline and ps.status = n.status and ps.stage = n.stage and ps.state = n.state)
+      where ps.pipeline = d.pipeline and ps.status = d.status and ps.stage = d.stage and ps.state = d.state)
     limit 1;
   return null;
 end
@@ -548,6 +562,20 @@ begin
     new.update_time := new.create_time;
     new.claimable_time := greatest(new.create_time, new.schedule_time);
   else
+    -- Says what is there already: no change, whoever repeats it.
+    if (
+      old.stage, old.status, old.state, old.output, old.error_code, old.error_message, old.priority,
+      old.concurrency_key, old.attempt, old.max_attempts, old.attempts_allowed, old.worker_id, old.claim_request_id,
+      old.attempt_time, old.ended_stage, old.lease_number, old.lease_id, old.lease_ms, old.schedule_time,
+      old.claimable_time, old.cancel_requested, old.progress, old.status_message, old.checkpoint, old.version,
+      old.update_time, old.start_time, old.end_time, old.request_hash
+    ) is not distinct from (
+      new.stage, new.status, new.state, new.output, new.error_code, new.error_message, new.priority,
+      new.concurrency_key, new.attempt, new.max_attempts, new.attempts_allowed, new.worker_id, new.claim_request_id,
+      new.attempt_time, new.ended_stage, new.lease_number, new.lease_id, new.lease_ms, new.schedule_time,
+      new.claimable_time, new.cancel_requested, new.progress, new.status_message, new.checkpoint, new.version,
+      new.update_time, new.start_time, new.end_time, new.request_hash
+    ) then return new; end if;
     new.version := old.version + 1;
     new.update_time := pg_catalog.clock_timestamp();
     moved := (new.status, new.stage, new.state) is distinct from (old.status, old.stage, old.state);
@@ -571,17 +599,7 @@ begin
     left join baton.stages s on s.pipeline = ps.pipeline and s.name = ps.stage
     where ps.pipeline = new.pipeline and ps.status = new.status;
   if not found then
-    if not exists (select from baton.pipelines p where p.name = new.pipeline) then
-      raise exception using
-        errcode = 'check_violation', schema = 'baton', table = 'runs', constraint = 'runs_pipeline_exists',
-        message = pg_catalog.format('there is no pipeline %L', new.pipeline);
-    end if;
-    raise exception using
-      errcode = 'check_violation', schema = 'baton', table = 'runs', constraint = 'runs_status_of_pipeline',
-      message = pg_catalog.format('pipeline %L has no status %L', new.pipeline, new.status),
-      hint = pg_catalog.format('its statuses are: %s', (
-        select pg_catalog.string_agg(ps.status, ', ' order by ps.status)
-        from baton.pipeline_statuses ps where ps.pipeline = new.pipeline));
+    perform baton.refuse_status(new.pipeline, new.status);
   end if;
 
   new.stage := meaning.stage;
@@ -1206,7 +1224,7 @@ CREATE TRIGGER runs_are_not_truncated BEFORE TRUNCATE ON baton.runs FOR EACH STA
 
 CREATE TRIGGER runs_before_insert BEFORE INSERT ON baton.runs FOR EACH ROW WHEN (((new.version IS NULL) OR (COALESCE(current_setting('baton.append'::text, true), ''::text) <> ALL (ARRAY['statement'::text, 'row'::text])))) EXECUTE FUNCTION baton.runs_before_write();
 
-CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW WHEN (((NOT ((new.version = (old.version + 1)) AND (COALESCE(current_setting('baton.append'::text, true), ''::text) = ANY (ARRAY['statement'::text, 'row'::text])))) AND (((((((((((((((((((((((((((((old.stage IS DISTINCT FROM new.stage) OR (old.status IS DISTINCT FROM new.status)) OR (old.state IS DISTINCT FROM new.state)) OR (old.output IS DISTINCT FROM new.output)) OR (old.error_code IS DISTINCT FROM new.error_code)) OR (old.error_message IS DISTINCT FROM new.error_message)) OR (old.priority IS DISTINCT FROM new.priority)) OR (old.concurrency_key IS DISTINCT FROM new.concurrency_key)) OR (old.attempt IS DISTINCT FROM new.attempt)) OR (old.max_attempts IS DISTINCT FROM new.max_attempts)) OR (old.attempts_allowed IS DISTINCT FROM new.attempts_allowed)) OR (old.worker_id IS DISTINCT FROM new.worker_id)) OR (old.claim_request_id IS DISTINCT FROM new.claim_request_id)) OR (old.attempt_time IS DISTINCT FROM new.attempt_time)) OR (old.ended_stage IS DISTINCT FROM new.ended_stage)) OR (old.lease_number IS DISTINCT FROM new.lease_number)) OR (old.lease_id IS DISTINCT FROM new.lease_id)) OR (old.lease_ms IS DISTINCT FROM new.lease_ms)) OR (old.schedule_time IS DISTINCT FROM new.schedule_time)) OR (old.claimable_time IS DISTINCT FROM new.claimable_time)) OR (old.cancel_requested IS DISTINCT FROM new.cancel_requested)) OR (old.progress IS DISTINCT FROM new.progress)) OR (old.status_message IS DISTINCT FROM new.status_message)) OR (old.checkpoint IS DISTINCT FROM new.checkpoint)) OR (old.version IS DISTINCT FROM new.version)) OR (old.update_time IS DISTINCT FROM new.update_time)) OR (old.start_time IS DISTINCT FROM new.start_time)) OR (old.end_time IS DISTINCT FROM new.end_time)) OR (old.request_hash IS DISTINCT FROM new.request_hash)))) EXECUTE FUNCTION baton.runs_before_write();
+CREATE TRIGGER runs_before_update BEFORE UPDATE OF stage, status, state, output, error_code, error_message, priority, concurrency_key, attempt, max_attempts, attempts_allowed, worker_id, claim_request_id, attempt_time, ended_stage, lease_number, lease_id, lease_ms, schedule_time, claimable_time, cancel_requested, progress, status_message, checkpoint, version, update_time, start_time, end_time, request_hash ON baton.runs FOR EACH ROW WHEN ((NOT ((new.version = (old.version + 1)) AND (COALESCE(current_setting('baton.append'::text, true), ''::text) = ANY (ARRAY['statement'::text, 'row'::text]))))) EXECUTE FUNCTION baton.runs_before_write();
 
 CREATE TRIGGER runs_identity_is_fixed BEFORE UPDATE OF id, pipeline, repository, labels, input, create_time, request_id, trace_parent ON baton.runs FOR EACH ROW WHEN (((((((((old.id IS DISTINCT FROM new.id) OR (old.pipeline IS DISTINCT FROM new.pipeline)) OR (old.repository IS DISTINCT FROM new.repository)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.input IS DISTINCT FROM new.input)) OR (old.create_time IS DISTINCT FROM new.create_time)) OR (old.request_id IS DISTINCT FROM new.request_id)) OR (old.trace_parent IS DISTINCT FROM new.trace_parent))) EXECUTE FUNCTION baton.runs_refuse_change();
 

@@ -5,7 +5,7 @@ import { systemClock } from '../src/base/clock.js';
 import { MATCH_ALL, type RunFilter } from '../src/run/filter.js';
 import { endedBy } from '../src/run/lease_end.js';
 import { STAGE_DEFAULTS, type PipelineDefinition, type StageDefinition } from '../src/run/pipeline.js';
-import type { Run } from '../src/run/run.js';
+import { changeKey, type Run } from '../src/run/run.js';
 import type { CallContext, CreateRunRequest } from '../src/service/api.js';
 import { CreateRuns } from '../src/service/create_run.js';
 import { decodeLeaseToken, encodeLeaseToken } from '../src/store/lease_token.js';
@@ -1008,19 +1008,38 @@ describeOnEveryPostgres('statements', (open) => {
       'readNewWork counts what began to wait in which stage',
       fresh(open, async (db) => {
         assert.deepEqual(await readNewWork(db.pool, 0n), { through: 0n, work: [] });
-        await create(db.pool, {}, {}, {});
-        await update(db.pool, await claimOne(db.pool), 'initialized');
+        const created = await create(db.pool, {}, {}, {});
+        const handedOn = await update(db.pool, await claimOne(db.pool), 'initialized');
         const { through, work } = await readNewWork(db.pool, 0n);
         assert.equal(through, 5n);
         assert.deepEqual(
-          [...work].sort((a, b) => b.runs - a.runs),
+          [...work]
+            .sort((a, b) => b.runs - a.runs)
+            .map((found) => ({ ...found, changes: [...found.changes].sort() })),
           [
-            { pipeline: 'ci', stage: 'initialize', runs: 3, freed: 1 },
-            { pipeline: 'ci', stage: 'run', runs: 1, freed: 0 },
+            {
+              pipeline: 'ci',
+              stage: 'initialize',
+              runs: 3,
+              freed: 1,
+              changes: created.map(changeKey).sort(),
+            },
+            {
+              pipeline: 'ci',
+              stage: 'run',
+              runs: 1,
+              freed: 0,
+              changes: [changeKey(must(handedOn, 'the run'))],
+            },
           ],
         );
         await claimOne(db.pool);
         assert.deepEqual(await readNewWork(db.pool, 5n), { through: 6n, work: [] });
+        await create(db.pool, ...Array.from({ length: 257 }, () => ({})));
+        const many = await readNewWork(db.pool, 6n);
+        assert.deepEqual(many.work, [
+          { pipeline: 'ci', stage: 'initialize', runs: 257, freed: 0, changes: [] },
+        ]);
       }),
     );
 
@@ -1121,7 +1140,7 @@ describeOnEveryPostgres('statements', (open) => {
     void test(
       'batches with the same request ids in opposite order do not wait for each other in a circle',
       fresh(open, async (db) => {
-        const creates = new CreateRuns(db.pool, systemClock);
+        const creates = new CreateRuns(db.pool, systemClock, () => undefined);
         for (let round = 0; round < 10; round += 1) {
           const requests = Array.from({ length: 300 }, (_, n) => `${round}/${n}`);
           const batch = (order: readonly string[]) =>

@@ -48,6 +48,13 @@ export interface Run {
   readonly traceParent: string;
 }
 
+/** What a change of a run is known by. */
+export type Change = Pick<Run, 'id' | 'version'>;
+
+export function changeKey({ id, version }: Change): string {
+  return `${id}/${version}`;
+}
+
 /** What a change was; the labels of the database's `event_type`. */
 export const EVENT_TYPES = [
   'CREATED',

@@ -34,6 +34,8 @@ export interface StageQueue extends StageKey {
   readonly alone: Set<Waiter>;
   /** Runs that are known to wait and have not been looked for yet. */
   work: number;
+  /** There may be more than that. */
+  unsure: boolean;
   running: boolean;
   /** The stage has limits: claims are chosen under its lock, and a run that leaves it makes room for another. */
   limited: boolean;
@@ -43,7 +45,7 @@ export function createQueue({ pipeline, stage }: StageKey): StageQueue {
   return {
     ...{ pipeline, stage },
     ...{ fresh: new Set(), parked: new Set(), alone: new Set() },
-    ...{ work: 0, running: false, limited: false },
+    ...{ work: 0, unsure: false, running: false, limited: false },
   };
 }
 
@@ -87,7 +89,10 @@ export function takeBatch(queue: StageQueue): Waiter[] {
     }
   };
   take(queue.parked, queue.work);
+  const known = batch.length;
   take(queue.fresh, Number.POSITIVE_INFINITY);
+  // Nobody has kept count of what came while nobody waited.
+  if (batch.length > known) queue.unsure = true;
   // Nobody is left who could use it.
   if (batch.length === 0) queue.work = 0;
   return batch;

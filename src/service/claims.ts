@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
-import type { Claim } from '../run/run.js';
+import type { Claim, Run } from '../run/run.js';
 import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool } from '../store/pool.js';
 import type { ClaimResult, ClaimSlot } from '../store/sql/claim_runs.js';
@@ -21,6 +21,7 @@ import {
   type Waiter,
 } from './claim_queue.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
+import type { OwnWork } from '../watch/own_work.js';
 import type { NextRuns } from './next_runs.js';
 
 export interface ClaimsOptions {
@@ -28,6 +29,7 @@ export interface ClaimsOptions {
   readonly next: NextRuns;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly ownWork: OwnWork;
   /** Told when a call begins to wait, so that somebody watches the log for it. */
   readonly onWaiting: () => void;
 }
@@ -40,7 +42,9 @@ export interface ClaimsOptions {
  *   2. What finds nothing and may wait is parked. Parked calls cost nothing.
  *   3. News of work wakes as many parked calls as there are new runs, first come first served, and no more. A call
  *      that was woken in vain, because another server was quicker, waits at the end again.
- *   4. A statement that came back short of what was asked for means that the stage is empty.
+ *   4. A statement that came back short of what was asked for means that the stage is empty. One that brought all of it is
+ *      followed by another where nobody knows how many there were.
+ *   5. Of what this server has committed itself, whoever is parked is told at once, and not again by the log.
  *
  * A call that repeats a request_id is given what it was given before, and waits alone where somebody has locked that.
  * A run that was claimed for a call which has gone away meanwhile, or whose answer did not get out, is handed back.
@@ -131,17 +135,35 @@ export class Claims {
     });
   }
 
-  /** Takes note of runs that began to wait; undefined means that it is not known where. */
+  /** Takes note of runs that began to wait; undefined means that it is not known where, or how many. */
   announce(work: readonly NewWork[] | undefined): void {
-    if (work === undefined) {
-      for (const queue of this.#queues.values()) this.#addWork(queue, 1);
-      return;
-    }
+    if (work === undefined) return this.look([...this.#queues.values()]);
     for (const { pipeline, stage, runs, freed } of work) {
       const queue = this.#queues.get(keyOf({ pipeline, stage }));
       if (queue === undefined) continue;
       if (queue.limited) this.#addWork(queue, runs + freed);
       else if (runs > 0) this.#addWork(queue, runs);
+    }
+  }
+
+  /** Something may be waiting in these stages, nobody knows how much. */
+  look(stages: readonly StageKey[]): void {
+    for (const key of stages) {
+      const queue = this.#queues.get(keyOf(key));
+      if (queue === undefined) continue;
+      queue.unsure = true;
+      this.#addWork(queue, 1);
+    }
+  }
+
+  /** Takes note of what this server has just committed: runs that wait now, if whoever waits for them is here. */
+  committed(runs: readonly Run[]): void {
+    for (const run of runs) {
+      if (run.state !== 'PENDING' || !isDue(run)) continue;
+      const queue = this.#queues.get(keyOf(run));
+      // Nobody is parked: who looks at the moment may miss it, and the log will say.
+      if (queue === undefined || queue.parked.size <= queue.work) continue;
+      if (this.#options.ownWork.add(run)) this.#addWork(queue, 1);
     }
   }
 
@@ -186,13 +208,17 @@ export class Claims {
   }
 
   async #serve(queue: StageQueue, batch: readonly Waiter[]): Promise<void> {
-    const announced = queue.work;
+    const { work: announced, unsure } = queue;
     queue.work = 0;
+    queue.unsure = false;
     let others = batch;
     try {
       others = await this.#repeat(queue, batch);
-      if (others.length > 0) await this.#serveNew(queue, others, announced);
-      else queue.work += announced;
+      if (others.length > 0) await this.#serveNew(queue, others, { announced, unsure });
+      else {
+        queue.work += announced;
+        queue.unsure ||= unsure;
+      }
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
       for (const waiter of others) waiter.fail(error);
@@ -245,13 +271,21 @@ export class Claims {
     }
   }
 
-  async #serveNew(queue: StageQueue, batch: readonly Waiter[], announced: number): Promise<void> {
+  async #serveNew(
+    queue: StageQueue,
+    batch: readonly Waiter[],
+    { announced, unsure }: { readonly announced: number; readonly unsure: boolean },
+  ): Promise<void> {
     const slots = batch.map(({ slot }) => slot);
     const result = await this.#claim(queue, slots);
     const asked = slots.reduce((sum, { maxRuns }) => sum + maxRuns, 0);
     const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
-    // Got all that was asked for: there may be more, whatever was announced.
-    if (found === asked) queue.work += Math.max(announced - found, 1);
+    if (found === asked) {
+      // With limits, what could not be had for want of room is not counted any more.
+      const mayBeMore = unsure || found > announced || queue.limited;
+      queue.unsure ||= mayBeMore;
+      queue.work += Math.max(announced - found, mayBeMore ? 1 : 0);
+    }
     if (!result.stageKnown) {
       const error = unknownStage(queue, result.pipelineKnown);
       for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
@@ -304,4 +338,9 @@ export class Claims {
     }
     while (this.#loops.size > 0) await Promise.allSettled([...this.#loops]);
   }
+}
+
+/** A run that comes due later wakes nobody yet: a schedule, or a retry after a failure. */
+function isDue({ scheduleTime, error, createTime }: Run): boolean {
+  return error === undefined && (scheduleTime === undefined || scheduleTime <= createTime);
 }

@@ -159,9 +159,12 @@ export class CreateRuns {
   readonly plain: GroupCommit<NewRun, Run>;
   readonly named: GroupCommit<NewRun, Run>;
   readonly #pool: Pool;
+  readonly #onCommitted: (runs: readonly Run[]) => void;
 
-  constructor(pool: Pool, clock: Clock) {
+  /** @param onCommitted told of runs that wait now */
+  constructor(pool: Pool, clock: Clock, onCommitted: (runs: readonly Run[]) => void) {
     this.#pool = pool;
+    this.#onCommitted = onCommitted;
     const options: Omit<GroupCommitOptions<NewRun, Run>, 'name'> = {
       limits: LIMITS.groups,
       clock,
@@ -186,7 +189,9 @@ export class CreateRuns {
     const input = validateCreate(found, filled);
     found.throwIfAny();
     const group = request.requestId === '' ? this.plain : this.named;
-    return group.submit(newRun(filled, input), call.signal);
+    const run = await group.submit(newRun(filled, input), call.signal);
+    this.#onCommitted([run]);
+    return run;
   }
 
   /** All or nothing, in the order of the requests. */
@@ -199,7 +204,11 @@ export class CreateRuns {
     const runs = filled.map((request, index) => newRun(request, inputs[index]));
     // One statement commits by itself; only a batch with request ids can turn out to be refused after it.
     const alone = runs.every((run) => run.requestId === '');
-    return alone ? insertAll(this.#pool, runs) : this.#pool.transaction((tx) => insertAll(tx, runs));
+    const created = await (alone
+      ? insertAll(this.#pool, runs)
+      : this.#pool.transaction((tx) => insertAll(tx, runs)));
+    this.#onCommitted(created);
+    return created;
   }
 }
 

@@ -65,7 +65,7 @@ export class Housekeeping {
     const { stages } = claims;
     if (stages.length === 0) return;
     const { due, nextMs } = await findDueStages(db, stages);
-    claims.announce(due.map((key) => ({ ...key, runs: 1, freed: 0 })));
+    claims.look(due);
     // Whoever waits for the next one gets it when it is due, and not at the end of a second.
     if (nextMs !== undefined) this.#loop.againWithin(Math.max(INTERVAL_MIN_MS, Math.ceil(nextMs)));
   }

@@ -8,6 +8,7 @@ import { readHead } from '../store/sql/read_head.js';
 import { Hub, type StreamLimits } from '../watch/hub.js';
 import { Listener } from '../watch/listener.js';
 import { LogIdentity } from '../watch/identity.js';
+import { OwnWork } from '../watch/own_work.js';
 import { Snapshots } from '../watch/snapshots.js';
 import { LogTail, readLogPage } from '../watch/tail.js';
 import type { JobService, PipelineService } from './api.js';
@@ -82,7 +83,8 @@ export function createService({
     limits: streams,
   });
   const next = new NextRuns(clock);
-  const claims: Claims = new Claims({ pool, next, clock, log, onWaiting: () => tail.ring() });
+  const ownWork = new OwnWork();
+  const claims: Claims = new Claims({ pool, next, clock, log, ownWork, onWaiting: () => tail.ring() });
   const identity = new LogIdentity(watchPool, log);
   const tail = new LogTail({
     db: watchPool,
@@ -92,6 +94,7 @@ export function createService({
     log,
     wantsWork: () => claims.waiting > 0,
     onWork: (work) => claims.announce(work),
+    ownWork,
   });
   const listener =
     listenUrl === undefined
@@ -106,7 +109,7 @@ export function createService({
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const schedules = new Schedules({ pool: watchPool, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
-  const creates = new CreateRuns(pool, clock);
+  const creates = new CreateRuns(pool, clock, (runs) => claims.committed(runs));
   const updates = createUpdateGroup(pool, claims, next, clock);
   const extensions = createExtendGroup(pool, clock);
   const stats = new Stats(pool);
@@ -120,7 +123,7 @@ export function createService({
     listRuns: (request) => listRuns(pool, request),
     claimNext: (request, call) => claimNext(claims, request, call),
     updateStatus: (request, call) => updateStatus(updates, claims, request, call),
-    batchUpdateStatus: (requests, call) => batchUpdateStatus(updates, log, requests, call),
+    batchUpdateStatus: (requests, call) => batchUpdateStatus(updates, claims, log, requests, call),
     extendLeases: (request, call) => extendLeases(extensions, request, call),
     cancelRun: (request) => cancelRun(pool, request),
     cancelRuns: (request, call) => cancelRuns(pool, request, call),

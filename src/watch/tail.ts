@@ -4,14 +4,15 @@ import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
-import type { RunEvent } from '../run/run.js';
+import { changeKey, type RunEvent } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
-import { readNewWork, type NewWork } from '../store/sql/read_new_work.js';
+import { readNewWork, type NewWork, type WorkFound } from '../store/sql/read_new_work.js';
 import type { Hub } from './hub.js';
 import { slicePage, type LogPage } from './message.js';
 import type { LogIdentity } from './identity.js';
+import type { OwnWork } from './own_work.js';
 import { assertKept, assertNotLost, assertSameLog } from './resume_token.js';
 
 const RETRY = { initialMs: 50, maxMs: 1000 };
@@ -36,6 +37,8 @@ export interface TailOptions {
   readonly wantsWork: () => boolean;
   /** Told what began to wait; undefined where it cannot be known, so everybody should look. */
   readonly onWork: (work: readonly NewWork[] | undefined) => void;
+  /** Of these whoever waits has been told already. */
+  readonly ownWork: OwnWork;
 }
 
 /**
@@ -162,28 +165,43 @@ export class LogTail {
 
   /** Starts at the head. Claims that began to wait before this moment look once, since their work may be before it. */
   async #takePosition(): Promise<Step> {
-    const head = await readHead(this.#options.db);
+    const { db, ownWork } = this.#options;
+    const { told } = ownWork;
+    const head = await readHead(db);
+    ownWork.forget(told);
     if (this.#options.hub.position === undefined) this.#options.hub.setPosition(head.revision, head.epoch);
     this.#options.onWork(undefined);
     return MORE;
   }
 
   async #countWork(position: bigint): Promise<Step> {
-    const { db, hub, onWork } = this.#options;
+    const { db, hub, onWork, ownWork } = this.#options;
+    const { told } = ownWork;
     const { through, work } = await readNewWork(db, position);
-    if (through <= position) return NOTHING;
-    onWork(work);
-    // A stream that became live during the query needs these events themselves.
-    if (hub.demand !== 'none') return MORE;
-    hub.setPosition(through);
+    if (through > position) {
+      // A stream that became live during the query needs these events themselves.
+      if (hub.demand !== 'none') return MORE;
+      hub.setPosition(through);
+      onWork(work.map((found) => this.#withoutOwn(found)));
+    }
+    ownWork.forget(told);
     // That was all up to the head; what has been committed since then rings again.
-    return LAST;
+    return through > position ? LAST : NOTHING;
+  }
+
+  #withoutOwn({ pipeline, stage, runs, freed, changes }: WorkFound): NewWork {
+    const own = changes.filter((key) => this.#options.ownWork.has(key)).length;
+    return { pipeline, stage, runs: runs - own, freed };
   }
 
   async #publishPage(position: bigint, payload: boolean): Promise<Step> {
-    const { db, hub } = this.#options;
+    const { db, hub, ownWork } = this.#options;
+    const { told } = ownWork;
     const page = await readLogPage(db, position, payload, hub.positionEpoch);
-    if (page.events.length === 0) return NOTHING;
+    if (page.events.length === 0) {
+      ownWork.forget(told);
+      return NOTHING;
+    }
     // A stream that needs payloads became live during the query: read the page again, with them.
     if (hub.demand === 'payload' && !payload) return MORE;
     for (const slice of slicePage(page)) hub.publish(slice);
@@ -192,7 +210,8 @@ export class LogTail {
   }
 
   #announceWork(events: readonly RunEvent[]): void {
-    if (!this.#options.wantsWork()) return;
+    const { wantsWork, onWork, ownWork } = this.#options;
+    if (!wantsWork()) return;
     const counts = new Map<string, { pipeline: string; stage: string; runs: number; freed: number }>();
     const count = (pipeline: string, stage: string, what: 'runs' | 'freed'): void => {
       const key = `${pipeline}/${stage}`;
@@ -201,11 +220,11 @@ export class LogTail {
       counts.set(key, entry);
     };
     for (const { run, previousStage, previousState } of events) {
-      if (run.state === 'PENDING') count(run.pipeline, run.stage, 'runs');
+      if (run.state === 'PENDING' && !ownWork.has(changeKey(run))) count(run.pipeline, run.stage, 'runs');
       const left = run.state !== 'ACTIVE' || run.stage !== previousStage;
       if (previousState === 'ACTIVE' && left) count(run.pipeline, previousStage, 'freed');
     }
-    if (counts.size > 0) this.#options.onWork([...counts.values()]);
+    if (counts.size > 0) onWork([...counts.values()]);
   }
 
   /**

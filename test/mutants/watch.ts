@@ -156,7 +156,7 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
     edits: [
       edit(
         TAIL,
-        `if (hub.demand !== 'none')\n            return MORE;\n        hub.setPosition(through);`,
+        `if (hub.demand !== 'none')\n                return MORE;\n            hub.setPosition(through);`,
         'hub.setPosition(through);',
       ),
     ],

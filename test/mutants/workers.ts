@@ -7,6 +7,8 @@ const RELEASE = 'dist/src/store/sql/release_claims.js';
 const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
 const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
+const CLAIMS = 'dist/src/service/claims.js';
+const OWN_WORK = 'dist/src/watch/own_work.js';
 const UPDATE_GROUP = 'dist/src/service/update_group.js';
 const UPDATE_AND_CLAIM = 'dist/src/store/sql/update_and_claim.js';
 const FENCE = 'r.lease_number = i.lease_number and r.lease_id = i.lease_id';
@@ -304,6 +306,42 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     ],
     testFile: 'workers',
     caughtBy: 'a ClaimNext that repeats one which ended in the same moment is answered',
+  },
+  {
+    name: 'what a server has committed wakes nobody before the log does',
+    edits: [edit(CLAIMS, 'if (this.#options.ownWork.add(run))', 'if (false)')],
+    testFile: 'own_work',
+    caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
+  },
+  {
+    name: 'what is not due wakes whoever waits',
+    edits: [edit(CLAIMS, "run.state !== 'PENDING' || !isDue(run)", "run.state !== 'PENDING'")],
+    testFile: 'own_work',
+    caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
+  },
+  {
+    name: 'the log tells of own work again',
+    edits: [edit(OWN_WORK, 'return this.#keys.has(key)', 'return false')],
+    testFile: 'own_work',
+    caughtBy: 'costs one statement a run, created or handed on from the stage before',
+  },
+  {
+    name: 'own work is remembered for ever',
+    edits: [edit(OWN_WORK, 'this.#keys.delete(key)', '{}')],
+    testFile: 'own_work',
+    caughtBy: 'is not told by the log again, without a live stream',
+  },
+  {
+    name: 'every claim is followed by another look',
+    edits: [edit(CLAIMS, 'unsure || found > announced || queue.limited', 'true')],
+    testFile: 'waiting_claims',
+    caughtBy: 'each run answers exactly one of 2,000 calls on two servers, and wakes no more',
+  },
+  {
+    name: 'nobody looks whether there is more',
+    edits: [edit(CLAIMS, 'unsure || found > announced || queue.limited', 'false')],
+    testFile: 'housekeeping',
+    caughtBy: 'one look is enough for all runs that come due together',
   },
   {
     name: 'the request_id of ClaimNext is ignored',

@@ -4,9 +4,11 @@ import { LIMITS } from '../../src/base/limits.js';
 import { MATCH_ALL, type RunFilter } from '../../src/run/filter.js';
 import type { Queryable, Statement } from '../../src/store/pool.js';
 import { readHead } from '../../src/store/sql/read_head.js';
+import type { NewWork } from '../../src/store/sql/read_new_work.js';
 import { Hub } from '../../src/watch/hub.js';
 import type { WatchMessage } from '../../src/watch/message.js';
 import type { Subscription } from '../../src/watch/subscription.js';
+import { OwnWork } from '../../src/watch/own_work.js';
 import { LogTail, readLogPage } from '../../src/watch/tail.js';
 import { silent, type TestDatabase } from './database.js';
 import { Signal, within } from './wait.js';
@@ -67,6 +69,9 @@ export class Rig {
   readonly hub: Hub;
   readonly tail: LogTail;
   wantsWork = false;
+  readonly ownWork = new OwnWork();
+  /** What the tail has told waiting workers. */
+  readonly work: (readonly NewWork[] | undefined)[] = [];
 
   constructor(db: TestDatabase) {
     this.db = db;
@@ -85,7 +90,8 @@ export class Rig {
       clock: this.clock,
       log: silent,
       wantsWork: () => this.wantsWork,
-      onWork: () => undefined,
+      onWork: (work) => void this.work.push(work),
+      ownWork: this.ownWork,
     });
   }
 

@@ -2,7 +2,11 @@ import { fromBinary, toBinary, create } from '@bufbuild/protobuf';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import type pg from 'pg';
-import { ClaimNextRequestSchema, ClaimNextResponseSchema } from '../../gen/baton/v1/job_service_pb.js';
+import {
+  ClaimNextRequestSchema,
+  ClaimNextResponseSchema,
+  type Claim,
+} from '../../gen/baton/v1/job_service_pb.js';
 
 const CLAIM_NEXT = '/baton.v1.JobService/ClaimNext';
 const CALLS_PER_CONNECTION = 1000;
@@ -19,9 +23,12 @@ export class Waiters {
   empty = 0;
   failed = 0;
 
-  /** @param count calls, each for one run of the stage `initialize` of `ci`, for up to `waitMs` */
-  constructor(grpcAddress: string, count: number, waitMs: number) {
-    const message = create(ClaimNextRequestSchema, { stage: 'initialize', wait: durationFromMs(waitMs) });
+  /** What was answered, in that order. */
+  readonly claims: Claim[] = [];
+
+  /** @param count calls, each for one run of a stage of `ci`, for up to `waitMs` */
+  constructor(grpcAddress: string, count: number, waitMs: number, stage = 'initialize') {
+    const message = create(ClaimNextRequestSchema, { stage, wait: durationFromMs(waitMs) });
     this.#request = Buffer.from(toBinary(ClaimNextRequestSchema, message));
     for (let index = 0; index < count / CALLS_PER_CONNECTION; index += 1) {
       // A connection of its own, which grpc-js would share among clients of one address.
@@ -42,8 +49,13 @@ export class Waiters {
       new Metadata(),
       options,
       (error, answer) => {
-        if (error !== null || answer === undefined) this.failed += 1;
-        else if (fromBinary(ClaimNextResponseSchema, answer).claims.length > 0) this.answered += 1;
+        if (error !== null || answer === undefined) {
+          this.failed += 1;
+          return;
+        }
+        const { claims } = fromBinary(ClaimNextResponseSchema, answer);
+        this.claims.push(...claims);
+        if (claims.length > 0) this.answered += 1;
         else this.empty += 1;
       },
     );

@@ -1,4 +1,4 @@
-import { systemClock } from './base/clock.js';
+import { systemClock, type Clock } from './base/clock.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
 import type { Address, ServeConfig } from './config.js';
@@ -13,7 +13,7 @@ import { createService, type Service } from './service/service.js';
 import { waitForDatabase } from './store/connect.js';
 import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
 import { migrate } from './store/migrate.js';
-import { createPool, type Pool } from './store/pool.js';
+import { createPool, type Pool, type Statement } from './store/pool.js';
 
 /** A server that is up. */
 export interface RunningServer {
@@ -31,6 +31,7 @@ export interface RunningServer {
 /** How long a stop waits for statements that are under way before it breaks their connections. */
 const STOP_QUERIES_MS = 8000;
 const CLOSE_POOL_MS = 2000;
+const PING: Statement = { name: 'ping', text: 'select 1' };
 
 /** What was started, so that it is stopped in reverse, also when a later step fails. */
 class Stopper {
@@ -97,11 +98,14 @@ async function stopListener(listener: RpcServer): Promise<void> {
 /**
  * Starts everything, each part on what was started before it: database, migrations, pool, service, listeners.
  * Rejects when a part cannot start, after what was started is stopped again; aborting `signal` ends a start under way.
+ *
+ * @param clock of what the service does by itself
  */
 export async function startServer(
   config: ServeConfig,
   log: Logger,
   signal: AbortSignal,
+  clock: Clock = systemClock,
 ): Promise<RunningServer> {
   const stopper = new Stopper();
   try {
@@ -144,14 +148,14 @@ export async function startServer(
         partitionRevisions: LIMITS.partitionRevisions,
       },
       streams: { ageMs: config.streamAgeMs, stallMs: LIMITS.stallMs },
-      clock: systemClock,
+      clock,
       log,
     });
     await service.start();
     stopper.push(() => service.stop());
 
     const handlers = createHandlers(service.jobs, service.pipelines);
-    const health = new Health({ ping: () => pool.query('select 1'), clock: systemClock, log });
+    const health = new Health({ ping: () => pool.query(PING), clock: systemClock, log });
     const reflection = new Reflection();
     const { onCall, route } = new Metrics({ metrics: service.metrics, log });
     const grpc = await startGrpcServer({

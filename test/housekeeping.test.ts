@@ -43,6 +43,7 @@ describeOnEveryPostgres('housekeeping', (open) => {
       ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock, log: silent },
       ownWork: new OwnWork(),
       onWaiting: () => undefined,
+      onUntold: () => undefined,
     });
     const calls = Array.from({ length: callers }, () =>
       claims.claim(KEY, SLOT, PATIENCE_MS, { signal: call.signal, onUndelivered: () => undefined }),

@@ -1,16 +1,17 @@
 /** What a server has committed itself wakes whoever waits on it at once, and the log does not wake anybody for it again. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Claim, ClaimNextResponse } from '../gen/baton/v1/job_service_pb.js';
 import { systemClock } from '../src/base/clock.js';
 import type { Run } from '../src/run/run.js';
 import { Claims } from '../src/service/claims.js';
 import { NextRuns } from '../src/service/next_runs.js';
 import { OwnWork } from '../src/watch/own_work.js';
-import { Rig } from './support/chaos_rig.js';
+import { DeafClock, Rig } from './support/chaos_rig.js';
 import { claimStatements, countClaims, Waiters } from './support/claim_waiters.js';
 import { describeOnEveryPostgres, silent } from './support/database.js';
 import { create, fresh, must } from './support/log_runs.js';
-import { startTestServer } from './support/server.js';
+import { startTestServer, type TestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 
 const KEY = { pipeline: 'ci', stage: 'initialize' };
@@ -41,6 +42,66 @@ void test('a server that cannot look at the log remembers a bounded number', () 
   assert.ok(own.add({ id: 'next', version: 1n }));
 });
 
+/** A held claim, for the ways in which its worker lets the run wait again or makes room. */
+interface Way {
+  readonly stage?: string;
+  readonly limited?: boolean;
+  /** What is done before somebody waits. */
+  readonly before?: (jobs: Jobs) => Promise<Claim>;
+  readonly change: (jobs: Jobs, held: Claim) => Promise<unknown>;
+}
+type Jobs = TestServer['jobs'];
+
+const LABELS = { of: 'test' };
+const held = async (jobs: Jobs): Promise<Claim> => {
+  await jobs.createRun({ labels: LABELS });
+  return must((await jobs.claimNext({ stage: 'initialize' })).claims[0], 'a claim');
+};
+const ended = async (jobs: Jobs): Promise<Claim> => {
+  const claim = await held(jobs);
+  await jobs.updateStatus({ ...tokenOf(claim), status: 'error' });
+  return claim;
+};
+const tokenOf = ({ run, leaseToken }: Claim) => ({ runId: must(run, 'a run').id, leaseToken });
+const retryable = { error: { code: 'AGAIN', retryable: true, retryDelay: {} }, status: 'error' };
+
+const WAYS: Readonly<Record<string, Way>> = {
+  CreateRun: { change: (jobs) => jobs.createRun({}) },
+  'CreateRun with a request_id': { change: (jobs) => jobs.createRun({ requestId: 'one' }) },
+  BatchCreateRuns: { change: (jobs) => jobs.batchCreateRuns({ requests: [{}] }) },
+  'BatchCreateRuns with a request_id': {
+    change: (jobs) => jobs.batchCreateRuns({ requests: [{ requestId: 'two' }] }),
+  },
+  'a worker that hands back': {
+    before: held,
+    change: (jobs, claim) => jobs.updateStatus({ ...tokenOf(claim), status: 'new' }),
+  },
+  'one of several that are handed back': {
+    before: held,
+    change: (jobs, claim) => jobs.batchUpdateStatus({ requests: [{ ...tokenOf(claim), status: 'new' }] }),
+  },
+  'a failure that may be tried again at once': {
+    before: held,
+    change: (jobs, claim) => jobs.updateStatus({ ...tokenOf(claim), ...retryable }),
+  },
+  'a stage that is done': {
+    stage: 'run',
+    before: held,
+    change: (jobs, claim) => jobs.updateStatus({ ...tokenOf(claim), status: 'initialized' }),
+  },
+  RetryRun: { before: ended, change: (jobs, claim) => jobs.retryRun({ runId: tokenOf(claim).runId }) },
+  RetryRuns: { before: ended, change: (jobs) => jobs.retryRuns({ filter: { labels: LABELS } }) },
+  'room in a stage with a limit': {
+    limited: true,
+    before: async (jobs) => {
+      const claim = await held(jobs);
+      await jobs.createRun({});
+      return claim;
+    },
+    change: (jobs, claim) => jobs.updateStatus({ ...tokenOf(claim), status: 'initialized' }),
+  },
+};
+
 describeOnEveryPostgres('work that a server made itself', (open) => {
   void test(
     'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
@@ -48,7 +109,7 @@ describeOnEveryPostgres('work that a server made itself', (open) => {
       const ownWork = new OwnWork();
       const claims = new Claims({
         ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock, log: silent },
-        ...{ ownWork, onWaiting: () => undefined },
+        ...{ ownWork, onWaiting: () => undefined, onUntold: () => undefined },
       });
       const call = new AbortController();
       const delivery = { signal: call.signal, onUndelivered: () => undefined };
@@ -61,9 +122,9 @@ describeOnEveryPostgres('work that a server made itself', (open) => {
         const [run, delayed] = await create(db.pool, {}, { scheduleTime: later });
         const made = must(run, 'a run');
         const elsewhere: Run = { ...made, stage: 'run' };
-        const ended: Run = { ...made, state: 'CANCELED' };
+        const canceled: Run = { ...made, state: 'CANCELED' };
         const failed: Run = { ...made, error: { code: 'NO', message: '' } };
-        claims.committed([must(delayed, 'a delayed run'), elsewhere, ended, failed]);
+        claims.committed([must(delayed, 'a delayed run'), elsewhere, canceled, failed]);
         assert.deepEqual(ownWork.told, []);
         claims.committed([made]);
         assert.deepEqual(ownWork.told, [`${made.id}/1`]);
@@ -103,6 +164,55 @@ describeOnEveryPostgres('work that a server made itself', (open) => {
       }
     });
   }
+
+  for (const [name, { stage = 'initialize', limited = false, before, change }] of Object.entries(WAYS)) {
+    void test(`wakes whoever waits, without a regular look at the log: ${name}`, async () => {
+      const database = await open();
+      const baton = await startTestServer(database.url, {}, new DeafClock());
+      const { jobs } = baton;
+      const call = new AbortController();
+      const wait = (from: string): Promise<ClaimNextResponse> => {
+        const answer = jobs.claimNext({ stage: from, wait: { seconds: 50n } }, { signal: call.signal });
+        answer.catch(() => undefined);
+        return answer;
+      };
+      try {
+        if (limited)
+          await database.pool.query(`update baton.stages set max_active = 1 where name = $1`, [stage]);
+        const claim = await before?.(jobs);
+        // The log is followed from the first call on that waits, and whoever waits then looks once more.
+        void wait(stage === 'run' ? 'initialize' : 'run');
+        const answer = wait(stage);
+        await waitFor(() => baton.server.service.claims.waiting === 2, 'both to wait');
+        for (let look = 0; look < 3; look += 1)
+          assert.deepEqual((await jobs.claimNext({ stage })).claims, []);
+        await change(jobs, claim as Claim);
+        assert.equal((await within(answer, 'the run', 5000)).claims.length, 1);
+      } finally {
+        call.abort();
+        await baton.stop();
+        await database.drop();
+      }
+    });
+  }
+
+  void test('reaches a live stream without a regular look at the log', async () => {
+    const database = await open();
+    const baton = await startTestServer(database.url, {}, new DeafClock());
+    const call = new AbortController();
+    try {
+      const stream = baton.jobs.watchRuns({}, { signal: call.signal })[Symbol.asyncIterator]();
+      await within(stream.next(), 'OPENED', 5000);
+      await waitFor(() => baton.server.service.hub.liveCount === 1, 'the stream to be live');
+      const message = within(stream.next(), 'the change', 5000);
+      await baton.jobs.createRun({});
+      assert.equal((await message).done, false);
+    } finally {
+      call.abort();
+      await baton.stop();
+      await database.drop();
+    }
+  });
 
   void test('costs one statement a run, created or handed on from the stage before', async () => {
     const database = await open();

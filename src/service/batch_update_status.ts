@@ -2,7 +2,6 @@ import { v7 as uuidV7 } from 'uuid';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { CallContext, UpdateStatusRequest, UpdateStatusResult } from './api.js';
-import type { Claims } from './claims.js';
 import type { GroupCommit, Outcome } from './group_commit.js';
 import { toItem, type Updated, type UpdateItem, type UpdateTexts } from './update_group.js';
 import { validateUpdate } from './update_status.js';
@@ -34,7 +33,6 @@ function check(request: UpdateStatusRequest, index: number): UpdateItem | BatonE
  */
 export async function batchUpdateStatus(
   group: GroupCommit<UpdateItem, Updated>,
-  claims: Claims,
   log: Logger,
   requests: readonly (UpdateStatusRequest | BatonError)[],
   call: CallContext,
@@ -47,7 +45,6 @@ export async function batchUpdateStatus(
   );
   const valid = checked.flatMap((item) => (item instanceof BatonError ? [] : [item]));
   const outcomes = await group.submitAll(valid, call.signal);
-  claims.committed(outcomes.flatMap((outcome) => ('value' in outcome ? [outcome.value.run] : [])));
   const outcomeOf = new Map(valid.map((item, index) => [item, outcomes[index]]));
   return checked.map((item) =>
     item instanceof BatonError ? { error: item } : toResult(outcomeOf.get(item), log),

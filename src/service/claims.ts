@@ -32,6 +32,8 @@ export interface ClaimsOptions {
   readonly ownWork: OwnWork;
   /** Told when a call begins to wait, so that somebody watches the log for it. */
   readonly onWaiting: () => void;
+  /** Told when this server has committed something that only a look at the log can tell. */
+  readonly onUntold: () => void;
 }
 
 /**
@@ -156,15 +158,27 @@ export class Claims {
     }
   }
 
-  /** Takes note of what this server has just committed: runs that wait now, if whoever waits for them is here. */
+  /**
+   * Takes note of what this server has just committed, so that whoever waits here for one of the runs need not wait for the
+   * log to tell.
+   */
   committed(runs: readonly Run[]): void {
+    const { ownWork, onUntold } = this.#options;
+    let untold = false;
     for (const run of runs) {
-      if (run.state !== 'PENDING' || !isDue(run)) continue;
-      const queue = this.#queues.get(keyOf(run));
-      // Nobody is parked: who looks at the moment may miss it, and the log will say.
-      if (queue === undefined || queue.parked.size <= queue.work) continue;
-      if (this.#options.ownWork.add(run)) this.#addWork(queue, 1);
+      const queue = run.state === 'PENDING' && !comesLater(run) ? this.#queues.get(keyOf(run)) : undefined;
+      if (queue === undefined) continue;
+      // After a failure it waits as long as its stage says, which may be not at all.
+      if (run.error === undefined && ownWork.add(run)) this.#addWork(queue, 1);
+      else untold = true;
     }
+    if (untold || this.#roomIsAwaited()) onUntold();
+  }
+
+  /** Whether a run that has left its stage may be what somebody waits for. */
+  #roomIsAwaited(): boolean {
+    for (const { limited } of this.#queues.values()) if (limited) return true;
+    return false;
   }
 
   #addWork(queue: StageQueue, runs: number): void {
@@ -340,7 +354,7 @@ export class Claims {
   }
 }
 
-/** A run that comes due later wakes nobody yet: a schedule, or a retry after a failure. */
-function isDue({ scheduleTime, error, createTime }: Run): boolean {
-  return error === undefined && (scheduleTime === undefined || scheduleTime <= createTime);
+/** By the database's clock alone: housekeeping sees to it when it comes due. */
+function comesLater({ scheduleTime, updateTime }: Run): boolean {
+  return scheduleTime !== undefined && scheduleTime > updateTime;
 }

@@ -170,12 +170,17 @@ export class CreateRuns {
       clock,
       weigh: (run) => run.input?.length ?? 0,
       keys: ({ requestId }) => (requestId === '' ? [] : [requestId]),
-      together: async (runs) => (await insert(pool, runs, false)).map(toOutcome),
+      together: async (runs) => {
+        const made = await insert(pool, runs, false);
+        onCommitted(made.flatMap((run) => (run instanceof BatonError ? [] : [run])));
+        return made.map(toOutcome);
+      },
       // In a transaction, because that has a connection which may wait.
       alone: async (run) => {
         const [outcome] = await pool.transaction((tx) => insert(tx, [run], false));
         if (outcome === undefined) throw new Error('an insert of one run has no outcome');
         if (outcome instanceof BatonError) throw outcome;
+        onCommitted([outcome]);
         return outcome;
       },
     };
@@ -189,9 +194,7 @@ export class CreateRuns {
     const input = validateCreate(found, filled);
     found.throwIfAny();
     const group = request.requestId === '' ? this.plain : this.named;
-    const run = await group.submit(newRun(filled, input), call.signal);
-    this.#onCommitted([run]);
-    return run;
+    return group.submit(newRun(filled, input), call.signal);
   }
 
   /** All or nothing, in the order of the requests. */

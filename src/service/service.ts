@@ -84,7 +84,11 @@ export function createService({
   });
   const next = new NextRuns(clock);
   const ownWork = new OwnWork();
-  const claims: Claims = new Claims({ pool, next, clock, log, ownWork, onWaiting: () => tail.ring() });
+  const claims: Claims = new Claims({
+    ...{ pool, next, clock, log, ownWork },
+    onWaiting: () => tail.ring(),
+    onUntold: () => tail.ring(),
+  });
   const identity = new LogIdentity(watchPool, log);
   const tail = new LogTail({
     db: watchPool,
@@ -103,9 +107,17 @@ export function createService({
           databaseUrl: listenUrl,
           clock,
           log,
-          onRing: () => tail.ring(),
+          onRing: (processId) => {
+            const isOwn = processId !== undefined && pool.owns(processId);
+            // Streams have to see it; whoever waits for a claim was told at the commit.
+            if (isOwn && hub.demand === 'none') tail.passOver();
+            else tail.ring();
+          },
           onConnect: () => tail.checkIdentity(),
         });
+  pool.onOver(() => {
+    if (hub.demand === 'none') tail.ring();
+  });
   const housekeeping = new Housekeeping({ db: watchPool, claims, clock, log });
   const schedules = new Schedules({ pool: watchPool, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
@@ -123,7 +135,7 @@ export function createService({
     listRuns: (request) => listRuns(pool, request),
     claimNext: (request, call) => claimNext(claims, request, call),
     updateStatus: (request, call) => updateStatus(updates, claims, request, call),
-    batchUpdateStatus: (requests, call) => batchUpdateStatus(updates, claims, log, requests, call),
+    batchUpdateStatus: (requests, call) => batchUpdateStatus(updates, log, requests, call),
     extendLeases: (request, call) => extendLeases(extensions, request, call),
     cancelRun: (request) => cancelRun(pool, request),
     cancelRuns: (request, call) => cancelRuns(pool, request, call),

@@ -75,8 +75,20 @@ export function createUpdateGroup(
     clock,
     weigh: ({ update }) => (update.output?.length ?? 0) + (update.checkpoint?.length ?? 0),
     keys: keysOf,
-    together: (items) => inParts(parts, items),
-    alone: (item) => inOne(pool, next, [item], (db) => updateAlone(db, parts, item)),
+    together: async (items) => {
+      const outcomes = await inParts(parts, items);
+      claims.committed(
+        outcomes.flatMap((outcome) =>
+          outcome !== undefined && 'value' in outcome ? [outcome.value.run] : [],
+        ),
+      );
+      return outcomes;
+    },
+    alone: async (item) => {
+      const updated = await inOne(pool, next, [item], (db) => updateAlone(db, parts, item));
+      claims.committed([updated.run]);
+      return updated;
+    },
     onDropped: ({ handBack }) => handBack(),
   });
 }

@@ -52,7 +52,6 @@ export async function updateStatus(
   const item = toItem(request, texts);
   if (item instanceof BatonError) throw item;
   const { run, claimed, handBack } = await group.submit(item, call.signal);
-  claims.committed([run]);
   call.onUndelivered(handBack);
   const waits = next !== undefined && claimed.length === 0 && next.waitMs > 0;
   return {

@@ -34,6 +34,13 @@ export interface Pool extends Queryable {
    * to itself until `end`, so it must not be held for long.
    */
   snapshot(): Promise<Snapshot>;
+  /** Whether a backend of the database works for this pool; never known behind a transaction pooler. */
+  owns(processId: number): boolean;
+  /**
+   * Calls back when a text or a transaction is over, or a `Statement` has failed: something may have been committed. What a
+   * `Statement` has changed is known to whoever sent it.
+   */
+  onOver(listener: () => void): void;
   /** Connections that are open now. */
   readonly size: number;
   /** Open connections that nobody uses. */
@@ -147,6 +154,7 @@ export function toStoreError(error: unknown): unknown {
 /** Connections that all have the same settings. */
 interface Connections {
   readonly pool: pg.Pool;
+  owns(processId: number): boolean;
   /** One of one's own. One that broke on the way is not given back to the pool. */
   checkOut(): Promise<Session>;
   close(): Promise<void>;
@@ -168,6 +176,7 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
   // A new client has no listener either until its caller goes on, and an error may come with its very first answer.
   const clients = new Set<pg.PoolClient>();
+  const processIds = new Set<number | undefined>();
   let aborted = false;
   // Not every transaction pooler brings a statement back to the connection that knows its plan.
   const toQuery = (statement: string | Statement, values: unknown[] = []): pg.QueryConfig => {
@@ -177,17 +186,20 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
   pool.on('connect', (client) => {
     client.on('error', () => undefined);
     clients.add(client);
+    if (options.pooled !== true) processIds.add(processIdOf(client));
     if (aborted) destroySocket(client);
   });
   let onEmpty: (() => void) | undefined;
   pool.on('remove', (client) => {
     clients.delete(client);
+    processIds.delete(processIdOf(client));
     if (clients.size === 0) onEmpty?.();
   });
   pool.on('error', (error) => options.log.warn({ err: error }, 'an idle database connection was lost'));
 
   return {
     pool,
+    owns: (processId) => processIds.has(processId),
     async checkOut() {
       let client: pg.PoolClient;
       if (aborted) throw new BatonError('DATABASE_UNAVAILABLE', 'this server is letting go of the database');
@@ -253,15 +265,21 @@ export function createPool(options: PoolOptions): Pool {
   const sum = (count: (pool: pg.Pool) => number): number =>
     all.reduce((total, { pool }) => total + count(pool), 0);
   const checkOut = (): Promise<Session> => planned.checkOut();
+  let tell = (): void => undefined;
 
   return {
     commits: true,
     async query(statement, values) {
-      const session = await (typeof statement === 'string' ? planned : kept).checkOut();
+      const isText = typeof statement === 'string';
+      const session = await (isText ? planned : kept).checkOut();
+      let known = false;
       try {
-        return await session.query(statement, values);
+        const rows = await session.query<never>(statement, values);
+        known = !isText;
+        return rows;
       } finally {
         session.release();
+        if (!known) tell();
       }
     },
     async transaction(work) {
@@ -276,6 +294,7 @@ export function createPool(options: PoolOptions): Pool {
         throw error;
       } finally {
         session.release();
+        tell();
       }
     },
     async snapshot() {
@@ -303,6 +322,10 @@ export function createPool(options: PoolOptions): Pool {
         end,
       };
     },
+    owns: (processId) => all.some((connections) => connections.owns(processId)),
+    onOver(listener) {
+      tell = listener;
+    },
     get size() {
       return sum((pool) => pool.totalCount);
     },
@@ -319,6 +342,11 @@ export function createPool(options: PoolOptions): Pool {
       for (const connections of all) connections.abort();
     },
   };
+}
+
+/** What the notifications of a connection are signed with. */
+function processIdOf(client: pg.PoolClient): number | undefined {
+  return (client as unknown as { processID?: number }).processID;
 }
 
 /** Cuts a connection without a goodbye, which the other side of a half-open one would never answer. */

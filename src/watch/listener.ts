@@ -19,8 +19,10 @@ export interface ListenerOptions {
   /**
    * Rung when something may have been committed: on a notification, and after every LISTEN, because what was
    * committed before it was not announced. It must only take note; it runs inside the connection's callback.
+   *
+   * @param processId of the backend that has committed; undefined after a LISTEN
    */
-  readonly onRing: () => void;
+  readonly onRing: (processId?: number) => void;
   /** Called after every LISTEN, before the ring: the database behind the connection may be another one now. */
   readonly onConnect: () => void;
 }
@@ -88,7 +90,7 @@ export class Listener {
     client.on('end', () => this.#lose(client, new Error('the connection ended')));
     client.on('notification', (message) => {
       if (message.channel === this.#echoChannel) this.#onEcho();
-      else this.#options.onRing();
+      else this.#options.onRing(message.processId);
     });
     // Also for a server that takes the connection and then stays silent.
     this.#timer = this.#options.clock.after(2 * CONNECT_TIMEOUT_MS, () =>

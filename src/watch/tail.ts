@@ -85,6 +85,7 @@ export class LogTail {
   #epoch: string | undefined;
   #identityCheckedAt = Number.NEGATIVE_INFINITY;
   #failures = 0;
+  #passedOver = false;
   /** Polls that found something although no bell had rung: notifications are broken when it grows. */
   silentFinds = 0;
 
@@ -96,6 +97,11 @@ export class LogTail {
   /** Something may have been committed, or somebody new needs the log. Only takes note. */
   ring(): void {
     this.#bell.ring();
+  }
+
+  /** Something was committed of which nobody needs to hear before the next regular look. */
+  passOver(): void {
+    this.#passedOver = true;
   }
 
   /** The connection was made anew: the database behind it may be another one. */
@@ -119,9 +125,11 @@ export class LogTail {
       const waitMs = this.#failures > 0 ? backoffMs(RETRY, this.#failures) : LIMITS.pollIntervalMs;
       const rung = await this.#bell.wait(waitMs);
       if (this.#stopped) return;
+      const passedOver = this.#passedOver;
+      this.#passedOver = false;
       try {
         const found = await this.#advance();
-        if (found && !rung && this.#failures === 0) this.silentFinds += 1;
+        if (found && !rung && !passedOver && this.#failures === 0) this.silentFinds += 1;
         this.#failures = 0;
       } catch (error) {
         if (error instanceof BatonError && LOST_REASONS.has(error.reason)) {

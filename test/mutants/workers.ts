@@ -8,6 +8,7 @@ const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
 const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
 const CLAIMS = 'dist/src/service/claims.js';
+const SERVICE = 'dist/src/service/service.js';
 const OWN_WORK = 'dist/src/watch/own_work.js';
 const UPDATE_GROUP = 'dist/src/service/update_group.js';
 const UPDATE_AND_CLAIM = 'dist/src/store/sql/update_and_claim.js';
@@ -309,13 +310,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'what a server has committed wakes nobody before the log does',
-    edits: [edit(CLAIMS, 'if (this.#options.ownWork.add(run))', 'if (false)')],
+    edits: [edit(CLAIMS, 'if (run.error === undefined && ownWork.add(run))', 'if (false)')],
     testFile: 'own_work',
     caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
   },
   {
     name: 'what is not due wakes whoever waits',
-    edits: [edit(CLAIMS, "run.state !== 'PENDING' || !isDue(run)", "run.state !== 'PENDING'")],
+    edits: [edit(CLAIMS, "run.state === 'PENDING' && !comesLater(run)", "run.state === 'PENDING'")],
     testFile: 'own_work',
     caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
   },
@@ -323,7 +324,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     name: 'the log tells of own work again',
     edits: [edit(OWN_WORK, 'return this.#keys.has(key)', 'return false')],
     testFile: 'own_work',
-    caughtBy: 'costs one statement a run, created or handed on from the stage before',
+    caughtBy: 'is not told by the log again, without a live stream',
   },
   {
     name: 'own work is remembered for ever',
@@ -342,6 +343,31 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     edits: [edit(CLAIMS, 'unsure || found > announced || queue.limited', 'false')],
     testFile: 'housekeeping',
     caughtBy: 'one look is enough for all runs that come due together',
+  },
+  {
+    name: 'a text or a transaction of the server itself rings nobody',
+    edits: [edit(SERVICE, "if (hub.demand === 'none')\n            tail.ring();", '')],
+    testFile: 'own_work',
+    caughtBy: 'wakes whoever waits, without a regular look at the log: RetryRun',
+  },
+  {
+    name: 'a failure that may be tried again at once is told to nobody',
+    edits: [edit(CLAIMS, 'untold = true;', '{}')],
+    testFile: 'own_work',
+    caughtBy:
+      'wakes whoever waits, without a regular look at the log: a failure that may be tried again at once',
+  },
+  {
+    name: 'room that a server makes itself is told to nobody',
+    edits: [edit(CLAIMS, 'untold || this.#roomIsAwaited()', 'untold')],
+    testFile: 'own_work',
+    caughtBy: 'wakes whoever waits, without a regular look at the log: room in a stage with a limit',
+  },
+  {
+    name: 'what a server commits itself does not ring for its streams',
+    edits: [edit(SERVICE, "isOwn && hub.demand === 'none'", 'isOwn')],
+    testFile: 'own_work',
+    caughtBy: 'reaches a live stream without a regular look at the log',
   },
   {
     name: 'the request_id of ClaimNext is ignored',

@@ -2,6 +2,7 @@ import { createClient, type Client } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
+import type { Clock } from '../../src/base/clock.js';
 import { formatAddress, type ServeConfig } from '../../src/config.js';
 import { startServer, type RunningServer } from '../../src/server.js';
 import { silent } from './database.js';
@@ -24,6 +25,7 @@ const LOOPBACK = { host: '127.0.0.1', port: 0 };
 export async function startTestServer(
   databaseUrl: string,
   settings: Partial<ServeConfig> = {},
+  clock?: Clock,
 ): Promise<TestServer> {
   const config: ServeConfig = {
     databaseUrl,
@@ -40,7 +42,7 @@ export async function startTestServer(
     insecurePublicListen: false,
     ...settings,
   };
-  const server = await startServer(config, silent, new AbortController().signal);
+  const server = await startServer(config, silent, new AbortController().signal, clock);
   const grpcUrl = `http://${formatAddress(server.grpc)}`;
   const httpUrl = `http://${formatAddress(server.http)}`;
   const grpc = createGrpcTransport({ baseUrl: grpcUrl });

@@ -1,6 +1,6 @@
 import type { Timer } from '../base/clock.js';
 import { LIMITS } from '../base/limits.js';
-import type { Claim } from '../run/run.js';
+import type { Claim, Run } from '../run/run.js';
 import type { ClaimSlot } from '../store/sql/claim_runs.js';
 import type { ClaimRequestKey } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
@@ -96,4 +96,28 @@ export function takeBatch(queue: StageQueue): Waiter[] {
   // Nobody is left who could use it.
   if (batch.length === 0) queue.work = 0;
   return batch;
+}
+
+/** What was known of a stage before a statement looked. */
+export type KnownWork = Pick<StageQueue, 'work' | 'unsure'>;
+
+/** Begins to count anew: what comes while a statement looks is not what it looks for. */
+export function takeCount(queue: StageQueue): KnownWork {
+  const { work, unsure } = queue;
+  queue.work = 0;
+  queue.unsure = false;
+  return { work, unsure };
+}
+
+/** What is left after `found` runs were all that was asked for. */
+export function keepCount(queue: StageQueue, { work, unsure }: KnownWork, found: number): void {
+  // With limits, what could not be had for want of room is not counted any more.
+  const mayBeMore = unsure || found > work || queue.limited;
+  queue.unsure ||= mayBeMore;
+  queue.work += Math.max(work - found, mayBeMore ? 1 : 0);
+}
+
+/** By the database's clock alone: housekeeping sees to it when it comes due. */
+export function comesLater({ scheduleTime, updateTime }: Run): boolean {
+  return scheduleTime !== undefined && scheduleTime > updateTime;
 }

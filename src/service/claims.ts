@@ -11,12 +11,16 @@ import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
 import {
+  comesLater,
   createQueue,
+  keepCount,
   keyOf,
   knowsOfNothing,
   requestOf,
   takeBatch,
+  takeCount,
   type ClaimCall,
+  type KnownWork,
   type StageQueue,
   type Waiter,
 } from './claim_queue.js';
@@ -222,17 +226,12 @@ export class Claims {
   }
 
   async #serve(queue: StageQueue, batch: readonly Waiter[]): Promise<void> {
-    const { work: announced, unsure } = queue;
-    queue.work = 0;
-    queue.unsure = false;
+    const known = takeCount(queue);
     let others = batch;
     try {
       others = await this.#repeat(queue, batch);
-      if (others.length > 0) await this.#serveNew(queue, others, { announced, unsure });
-      else {
-        queue.work += announced;
-        queue.unsure ||= unsure;
-      }
+      if (others.length > 0) await this.#serveNew(queue, others, known);
+      else keepCount(queue, known, 0);
     } catch (error) {
       // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
       for (const waiter of others) waiter.fail(error);
@@ -285,21 +284,12 @@ export class Claims {
     }
   }
 
-  async #serveNew(
-    queue: StageQueue,
-    batch: readonly Waiter[],
-    { announced, unsure }: { readonly announced: number; readonly unsure: boolean },
-  ): Promise<void> {
+  async #serveNew(queue: StageQueue, batch: readonly Waiter[], known: KnownWork): Promise<void> {
     const slots = batch.map(({ slot }) => slot);
     const result = await this.#claim(queue, slots);
     const asked = slots.reduce((sum, { maxRuns }) => sum + maxRuns, 0);
     const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
-    if (found === asked) {
-      // With limits, what could not be had for want of room is not counted any more.
-      const mayBeMore = unsure || found > announced || queue.limited;
-      queue.unsure ||= mayBeMore;
-      queue.work += Math.max(announced - found, mayBeMore ? 1 : 0);
-    }
+    if (found === asked) keepCount(queue, known, found);
     if (!result.stageKnown) {
       const error = unknownStage(queue, result.pipelineKnown);
       for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
@@ -352,9 +342,4 @@ export class Claims {
     }
     while (this.#loops.size > 0) await Promise.allSettled([...this.#loops]);
   }
-}
-
-/** By the database's clock alone: housekeeping sees to it when it comes due. */
-function comesLater({ scheduleTime, updateTime }: Run): boolean {
-  return scheduleTime !== undefined && scheduleTime > updateTime;
 }

@@ -3,7 +3,7 @@ import { backoffMs } from '../base/backoff.js';
 import { Bell } from '../base/bell.js';
 import type { Clock } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
-import { toStoreError } from './pool.js';
+import { toStoreError } from './store_error.js';
 import { BatonError } from '../base/errors.js';
 
 /** PostgreSQL 15, as `server_version_num` counts. */

@@ -7,6 +7,7 @@ const RELEASE = 'dist/src/store/sql/release_claims.js';
 const CLAIM = 'dist/src/store/sql/claim_runs.js';
 const EXPIRE = 'dist/src/store/sql/expire_leases.js';
 const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
+const CLAIM_QUEUE = 'dist/src/service/claim_queue.js';
 const CLAIMS = 'dist/src/service/claims.js';
 const SERVICE = 'dist/src/service/service.js';
 const OWN_WORK = 'dist/src/watch/own_work.js';
@@ -255,7 +256,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'each new call looks although others wait',
-    edits: [edit('dist/src/service/claim_queue.js', 'return queue.parked.size > 0 &&', 'return false &&')],
+    edits: [edit(CLAIM_QUEUE, 'return queue.parked.size > 0 &&', 'return false &&')],
     testFile: 'waiting_claims',
     caughtBy: 'a call that may wait behind others does not look, and is answered like them',
   },
@@ -300,7 +301,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
     name: 'a call that is gone keeps back those that repeat it',
     edits: [
       edit(
-        'dist/src/service/claim_queue.js',
+        CLAIM_QUEUE,
         'if (!waiter.open) {',
         "if (!waiter.open) {\n repeatable.add(`${waiter.slot.requestId ?? ''} ${waiter.slot.workerId}`);",
       ),
@@ -334,13 +335,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'every claim is followed by another look',
-    edits: [edit(CLAIMS, 'unsure || found > announced || queue.limited', 'true')],
+    edits: [edit(CLAIM_QUEUE, 'unsure || found > work || queue.limited', 'true')],
     testFile: 'waiting_claims',
     caughtBy: 'each run answers exactly one of 2,000 calls on two servers, and wakes no more',
   },
   {
     name: 'nobody looks whether there is more',
-    edits: [edit(CLAIMS, 'unsure || found > announced || queue.limited', 'false')],
+    edits: [edit(CLAIM_QUEUE, 'unsure || found > work || queue.limited', 'false')],
     testFile: 'housekeeping',
     caughtBy: 'one look is enough for all runs that come due together',
   },

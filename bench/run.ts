@@ -61,7 +61,8 @@ const cluster = await startCluster(bench.settings);
 let cleaning: Promise<void> | undefined;
 const clean = (): Promise<void> => (cleaning ??= cleanUpNow().then(() => cluster.stop()));
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  process.once(signal, () => void clean().finally(() => process.exit(1)));
+  // Not once: a second one would end the clean-up half way.
+  process.on(signal, () => void clean().finally(() => process.exit(1)));
 
 const context: Context = {
   ...{ cluster, smoke, runs },

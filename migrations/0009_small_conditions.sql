@@ -153,7 +153,7 @@ end
 $$;
 
 -- As in 0008, but that the rows are read once: a batch has few distinct statuses, and reading wide rows again was a
--- twentieth of a batch of creates.
+-- tenth of a batch of creates.
 create or replace function baton.runs_admit_created() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp
   as $$

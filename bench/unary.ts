@@ -54,7 +54,7 @@ const prefixed = (prefix: string): Record<string, string> =>
   Object.fromEntries(Object.entries(CALLS).map(([operation, row]) => [operation, `${prefix}${row}`]));
 
 export const bench: Bench = {
-  options: { seconds: { full: 5, smoke: 0.3 }, 'in-flight': { full: 64, smoke: 64 } },
+  options: { seconds: { full: 5, smoke: 0.6 }, 'in-flight': { full: 64, smoke: 64 } },
   async run(context) {
     const baton: SystemOptions = { client: 'baton', server: 'baton_server' };
     const empty: SystemOptions = { client: 'baton', server: 'empty_server' };

@@ -359,12 +359,7 @@ describeOnEveryPostgres('merged calls', (open) => {
     // What every commit of a change needs.
     await client.query('select pg_advisory_lock(4773551914087416173)');
     const inFlight = baton.jobs.createRun({});
-    await waitFor(async () => {
-      const waiting = await database.pool.query(
-        `select from pg_locks where locktype = 'advisory' and not granted`,
-      );
-      return waiting.length > 0;
-    }, 'a group to be in flight');
+    await waitFor(async () => (await waitingForLock(database.pool)).length > 0, 'a group to be in flight');
     const error = await within(
       baton.jobs.createRun({}, { timeoutMs: 100 }).catch((thrown: unknown) => thrown),
       'the deadline',
@@ -390,12 +385,7 @@ describeOnEveryPostgres('merged calls', (open) => {
         { signal: abort.signal },
       ),
     );
-    await waitFor(async () => {
-      const waiting = await database.pool.query(
-        `select from pg_locks where locktype = 'advisory' and not granted`,
-      );
-      return waiting.length > 0;
-    }, 'the commit to wait');
+    await waitFor(async () => (await waitingForLock(database.pool)).length > 0, 'the commit to wait');
     abort.abort();
     await gone;
     await client.query('select pg_advisory_unlock(4773551914087416173)');

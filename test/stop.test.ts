@@ -39,7 +39,8 @@ describeOnEveryPostgres('a stop', (open) => {
       await server.ready();
       const calls = Array.from({ length: 10 }, () => server.call('ListRuns', {}));
       assert.deepEqual(new Set((await Promise.all(calls)).map(({ status }) => status)), new Set([200]));
-      const busy = `select from pg_stat_activity where pid <> pg_backend_pid() and state <> 'idle'`;
+      const busy = `select from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'`;
       await waitFor(async () => (await database.pool.query(busy)).length === 0, 'the server to be quiet');
       // Nobody says anything over them now, and nobody will answer their goodbyes.
       proxy.mode = 'half-open';

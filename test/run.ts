@@ -84,22 +84,30 @@ const MEMORY_BYTES = 4 * 2 ** 30;
 const TMPFS = 0x0102_1994;
 
 /**
- * Where the data of the shared clusters go. Each test makes and drops a database of some three hundred files, and on a disk
- * the search for free inodes alone was a seventh of the CPU of all tests.
+ * Where the databases and all temporary folders go. Each test makes and drops a database of some three hundred files, and
+ * on a disk the search for free inodes alone was a seventh of the CPU of all tests. Programs are built there too, so it is
+ * no place for them where Linux runs none from it.
  */
-async function dataParent(): Promise<string> {
-  const inMemory = await statfs(MEMORY_DIR).then(
-    ({ type, bavail, bsize }) => type === TMPFS && bavail * bsize >= MEMORY_BYTES,
-    () => false,
-  );
-  return inMemory ? MEMORY_DIR : tmpdir();
+async function parentFolder(): Promise<string> {
+  const [mounts, space] = await Promise.all([
+    readFile('/proc/mounts', 'utf8').catch(() => ''),
+    statfs(MEMORY_DIR).catch(() => undefined),
+  ]);
+  const [, , , options = ''] = (
+    mounts.split('\n').findLast((line) => line.split(' ')[1] === MEMORY_DIR) ?? ''
+  ).split(' ');
+  const fits =
+    space?.type === TMPFS &&
+    space.bavail * space.bsize >= MEMORY_BYTES &&
+    !options.split(',').includes('noexec');
+  return fits ? MEMORY_DIR : tmpdir();
 }
 
 /** Every process of this run inherits it; its name does not begin with BATON_, which tests take out of environments. */
 const MARKER = 'TEST_RUN_OF_BATON';
 
 /** Processes of this run by their environment, or, as PostgreSQL gets a fresh one, by the folder they work in or name. */
-async function leftProcesses(marker: string, dirs: readonly string[]): Promise<string[]> {
+async function leftProcesses(marker: string, dir: string): Promise<string[]> {
   const pids = (await readdir('/proc').catch(() => [])).filter((name) => /^\d+$/.test(name));
   const found = await Promise.all(
     pids.map(async (pid) => {
@@ -111,8 +119,7 @@ async function leftProcesses(marker: string, dirs: readonly string[]): Promise<s
         readlink(`/proc/${pid}/cwd`).catch(() => ''),
       ]);
       const isOurs =
-        environment.split('\0').includes(marker) ||
-        dirs.some((dir) => command.includes(dir) || `${cwd}/`.startsWith(`${dir}/`));
+        environment.split('\0').includes(marker) || command.includes(dir) || `${cwd}/`.startsWith(`${dir}/`);
       return isOurs && Number(pid) !== process.pid
         ? [`process ${pid}: ${command.replaceAll('\0', ' ')}`]
         : [];
@@ -122,10 +129,10 @@ async function leftProcesses(marker: string, dirs: readonly string[]): Promise<s
 }
 
 /** What the tests should have ended or removed, one line each; nothing after a clean run. */
-async function leftovers(marker: string, dirs: readonly string[], temporary: string): Promise<string[]> {
+async function leftovers(marker: string, dir: string, temporary: string): Promise<string[]> {
   let processes: string[] = [];
   await waitFor(
-    async () => (processes = await leftProcesses(marker, dirs)).length === 0,
+    async () => (processes = await leftProcesses(marker, dir)).length === 0,
     'the processes of the tests to end',
     LEFTOVERS_TIMEOUT_MS,
   ).catch(() => undefined);
@@ -134,20 +141,19 @@ async function leftovers(marker: string, dirs: readonly string[], temporary: str
 }
 
 const files = await testFiles(process.argv.slice(2));
-const dir = await mkdtemp(join(tmpdir(), 'baton-test-'));
-const dataDir = await mkdtemp(join(await dataParent(), 'baton-test-data-'));
+const dir = await mkdtemp(join(await parentFolder(), 'baton-test-'));
 const clusters: TestCluster[] = [];
 const marker = randomUUID();
 process.env[MARKER] = marker;
 try {
   // PostgreSQL may run as another user, which has to get in.
-  for (const each of [dir, dataDir]) await chmod(each, 0o755);
+  await chmod(dir, 0o755);
   // The tests' own temporary folder, so that what they leave there is seen, and other runs' folders are not.
   const temporary = join(dir, 'tmp');
   await mkdir(temporary);
   await chmod(temporary, 0o1777);
   const postgres18 = await startEmbeddedPostgres({
-    dataDir: join(dataDir, 'pg18'),
+    dataDir: join(dir, 'pg18'),
     systemDir: join(dir, 'system'),
     log,
     settings: SETTINGS,
@@ -157,7 +163,7 @@ try {
   const env: NodeJS.ProcessEnv = { BATON_TEST_PG18_URL: postgres18.url, TMPDIR: temporary };
   const binDir = findPostgres15();
   if (binDir !== undefined) {
-    const home = join(dataDir, 'pg15');
+    const home = join(dir, 'pg15');
     await mkdir(home);
     const postgres15 = await startDebianCluster(binDir, home, SETTINGS);
     clusters.push(postgres15);
@@ -166,12 +172,12 @@ try {
   }
   process.exitCode = await runTests(files, env);
   for (let cluster = clusters.pop(); cluster !== undefined; cluster = clusters.pop()) await cluster.stop();
-  const left = await leftovers(`${MARKER}=${marker}`, [dir, dataDir], temporary);
+  const left = await leftovers(`${MARKER}=${marker}`, dir, temporary);
   if (left.length > 0) {
     process.stderr.write(`the tests left behind:\n${left.map((line) => `  ${line}\n`).join('')}`);
     process.exitCode = 1;
   }
 } finally {
   for (const cluster of clusters) await cluster.stop();
-  for (const each of [dir, dataDir]) await rm(each, { recursive: true, force: true });
+  await rm(dir, { recursive: true, force: true });
 }

@@ -115,8 +115,13 @@ export class ChaosPostgres {
   async kill(): Promise<void> {
     const pid = this.#child?.pid;
     if (pid === undefined) return;
+    // Stopped first: a backend that it starts after the look at its children would outlive them, wait for ever for a lock
+    // that one of the dead has, and keep the cluster from being started again.
+    kill(pid, 'SIGSTOP');
+    const standsStill = async (): Promise<boolean> => ['T', 'Z', undefined].includes(await stateOf(pid));
+    await waitFor(standsStill, 'the postmaster to stand still', 30_000);
     const children = await childrenOf(pid);
-    for (const victim of [pid, ...children]) kill(victim);
+    for (const victim of [pid, ...children]) kill(victim, 'SIGKILL');
     await within(this.#exited, 'PostgreSQL to be dead', 30_000);
     await waitFor(
       async () => (await Promise.all(children.map(isAlive))).every((alive) => !alive),
@@ -127,7 +132,7 @@ export class ChaosPostgres {
 
   /** Kills one backend: PostgreSQL then ends all others and recovers. */
   killBackend(pid: number): void {
-    kill(pid);
+    kill(pid, 'SIGKILL');
   }
 
   /** For a harness that ends without having the time to wait. */
@@ -141,29 +146,35 @@ export class ChaosPostgres {
   }
 }
 
-function kill(pid: number): void {
+function kill(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, signal);
   } catch {
     // It has ended by itself meanwhile.
   }
 }
 
+/** The letter by which Linux calls the state of a process; undefined for one that is gone. */
+async function stateOf(pid: number): Promise<string | undefined> {
+  return (await statOf(pid))?.[0];
+}
+
+/** What Linux says of a process behind its name, beginning with its state and its parent; undefined for one that is gone. */
+async function statOf(pid: number): Promise<readonly string[] | undefined> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  // "pid (name) state ppid": the name may have blanks in it.
+  return stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+}
+
 async function isAlive(pid: number): Promise<boolean> {
-  return readFile(`/proc/${pid}/stat`, 'utf8').then(
-    (stat) => !stat.includes(') Z '),
-    () => false,
-  );
+  const state = await stateOf(pid);
+  return state !== undefined && state !== 'Z';
 }
 
 async function childrenOf(parent: number): Promise<number[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
-    pids.map(async (pid) => {
-      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-      // "pid (name) state ppid": the name may have blanks in it.
-      return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent ? pid : undefined;
-    }),
+    pids.map(async (pid) => (Number((await statOf(pid))?.[1]) === parent ? pid : undefined)),
   );
   return found.filter((pid) => pid !== undefined);
 }

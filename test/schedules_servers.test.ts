@@ -1,7 +1,7 @@
 /** Ticks with whole servers in processes of their own, of which some are stopped, stand still or are killed. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
+import { describeOnEveryPostgresAtOnce, type TestDatabase } from './support/database.js';
 import { ANY_PORT, ServerProcess } from './support/process.js';
 import { fresh, must } from './support/log_runs.js';
 import {
@@ -57,7 +57,7 @@ async function databaseTime(db: TestDatabase): Promise<number> {
   return must(row, 'a time').now.getTime();
 }
 
-describeOnEveryPostgres('schedules with several servers', (open) => {
+describeOnEveryPostgresAtOnce('schedules with several servers', (open) => {
   void test('each second has one run, whatever becomes of two of three servers', (t) =>
     fresh(open, (db) =>
       withServers(db, ['victim', 'killed', 'steady'], async ({ victim, killed, steady }) => {

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { describeOnEveryPostgres } from './support/database.js';
+import { describeOnEveryPostgresAtOnce } from './support/database.js';
 import { ANY_PORT, ServerProcess } from './support/process.js';
 import { startTestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 
-describeOnEveryPostgres('a stop', (open) => {
+describeOnEveryPostgresAtOnce('a stop', (open) => {
   void test('comes to an end although the database has gone silent', async () => {
     const database = await open();
     const url = new URL(database.url);

@@ -94,18 +94,19 @@ export async function createDatabase(
   };
 }
 
+type DatabaseTests = (open: (template?: 'baton_template' | 'template1') => Promise<TestDatabase>) => void;
+
 /**
  * Runs the same tests on every supported PostgreSQL. `open` gives a test a database of its own. A version that this
  * machine lacks is skipped with the reason, and a failure where everything is required (`BATON_REQUIRE_ALL=1`).
  */
-export function describeOnEveryPostgres(
-  title: string,
-  body: (open: (template?: 'baton_template' | 'template1') => Promise<TestDatabase>) => void,
-): void {
+export function describeOnEveryPostgres(title: string, body: DatabaseTests): void {
   for (const { version, url, missing } of CLUSTERS) {
     const name = `${title} (PostgreSQL ${version})`;
     if (url !== undefined) {
-      void describe(name, () => body((template) => createDatabase(url, version, template)));
+      void describe(name, { concurrency: 1 }, () =>
+        body((template) => createDatabase(url, version, template)),
+      );
     } else if (process.env['BATON_REQUIRE_ALL'] === '1') {
       void describe(name, () => {
         throw new Error(missing);
@@ -114,4 +115,9 @@ export function describeOnEveryPostgres(
       void describe(name, { skip: missing }, () => undefined);
     }
   }
+}
+
+/** As `describeOnEveryPostgres`, on all of them at the same time: for tests that mostly wait. */
+export function describeOnEveryPostgresAtOnce(title: string, body: DatabaseTests): void {
+  void describe(title, { concurrency: true }, () => describeOnEveryPostgres(title, body));
 }

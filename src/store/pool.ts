@@ -111,7 +111,7 @@ const BEGIN = `begin; set local idle_in_transaction_session_timeout = '5s'`;
 const INT8 = 20;
 
 /** int8 as bigint: revisions and versions do not fit a number for ever. */
-const types: pg.CustomTypesConfig = {
+export const types: pg.CustomTypesConfig = {
   getTypeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
     if (oid === INT8 && format !== 'binary') return BigInt;
     if (oid === TIMESTAMPTZ && format !== 'binary') return parseTimestamp;

@@ -1,6 +1,7 @@
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { GROUP_MUTANTS } from './groups.js';
 import type { Mutant } from './mutant.js';
+import { PLAN_MUTANTS } from './plans.js';
 import { SCHEDULE_MUTANTS } from './schedules.js';
 import { WATCH_MUTANTS } from './watch.js';
 import { WORKER_MUTANTS } from './workers.js';
@@ -10,6 +11,7 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...WATCH_MUTANTS,
   ...WORKER_MUTANTS,
   ...CLIENT_WORKER_MUTANTS,
+  ...PLAN_MUTANTS,
   ...SCHEDULE_MUTANTS,
   ...GROUP_MUTANTS,
 ];

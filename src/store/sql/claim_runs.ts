@@ -1,6 +1,7 @@
 import { LIMITS } from '../../base/limits.js';
 import type { Claim } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
+import { hasKey } from '../key_sql.js';
 import { leaseEnd } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
@@ -56,7 +57,7 @@ export const CLAIMED = `
   cross join picked
   join slot on slot.place = picked.place
   cross join stage
-  where r.id = picked.id
+  where ${hasKey('r.id', 'picked.id')}
   returning
     slot.waiter, picked.place, r.lease_number, r.lease_id::text as lease_id, r.claimable_time::text as claimable_time,
     ${runColumns('r')}`;

@@ -29,7 +29,15 @@ export interface NewRun {
 const SQL = {
   name: 'create_runs',
   text: `
-with ${appendBy('$14')}
+with ${appendBy('$14')}, place as materialized (
+  -- Through the keys: the plan is kept while pipelines are added; see hasKey.
+  select p.name as pipeline, p.initial_status, s.name as stage, s.max_attempts
+  from (select distinct n.name from unnest($1::text[]) as n (name)) n
+  cross join lateral (select p.name, p.initial_status from baton.pipelines p where p.name = n.name offset 0) p
+  cross join lateral (
+    select s.name, s.max_attempts from baton.stages s where s.pipeline = p.name and s.position = 0 offset 0
+  ) s
+)
 insert into baton.runs (
   id, pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent, stage, status, state, attempts_allowed, version, create_time, update_time, claimable_time
@@ -37,7 +45,7 @@ insert into baton.runs (
 select
   i.id, i.pipeline, i.repository, i.labels::jsonb, i.input::jsonb, i.priority, i.schedule_time, i.concurrency_key,
   nullif(i.max_attempts, 0), nullif(i.request_id, ''), i.request_hash, i.trace_parent,
-  s.name, p.initial_status, 'PENDING', coalesce(nullif(i.max_attempts, 0), s.max_attempts), 1, statement_timestamp(),
+  place.stage, place.initial_status, 'PENDING', coalesce(nullif(i.max_attempts, 0), place.max_attempts), 1, statement_timestamp(),
   statement_timestamp(), greatest(statement_timestamp(), i.schedule_time)
 from append cross join unnest(
   $1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::int[], $9::text[],
@@ -46,11 +54,10 @@ from append cross join unnest(
   pipeline, repository, labels, input, priority, schedule_time, concurrency_key, max_attempts, request_id,
   request_hash, trace_parent, id, position
 )
-join baton.pipelines p on p.name = i.pipeline
-join baton.stages s on s.pipeline = p.name and s.position = 0
+join place on place.pipeline = i.pipeline
 where not $13::boolean or not exists (
   select from unnest($1::text[]) as n (name)
-  where not exists (select from baton.pipelines p where p.name = n.name))
+  where n.name not in (select place.pipeline from place))
 order by i.position
 on conflict (request_id) where request_id is not null do nothing
 returning id, stage, status, attempts_allowed, create_time`,

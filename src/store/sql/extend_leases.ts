@@ -1,4 +1,5 @@
 import type { LeaseKey } from '../lease_token.js';
+import { hasKey } from '../key_sql.js';
 import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 
@@ -12,7 +13,9 @@ const held = (onLocked: OnLocked): string => `
     where r.id = i.run_id and ${IS_HELD}
     ${FOR_UPDATE[onLocked]}
   ) r
-  join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage`;
+  cross join lateral (
+    select s.timeout_ms from baton.stages s where s.pipeline = r.pipeline and s.name = r.stage offset 0
+  ) s`;
 
 /** An extension never shortens a lease. */
 const END = `greatest(r.lease_expire_time, ${leaseEnd('coalesce(nullif(held.asked_ms, 0), held.lease_ms)', 'held', 'held')})`;
@@ -31,7 +34,7 @@ with item as materialized (
 )
 update baton.runs r set lease_expire_time = ${END}
 from held
-where r.id = held.id
+where ${hasKey('r.id', 'held.id')}
 returning held.position, r.lease_expire_time, r.cancel_requested`,
 });
 
@@ -50,7 +53,7 @@ update baton.runs r set
   status_message = coalesce(held.status_message, r.status_message),
   checkpoint = coalesce(held.checkpoint::jsonb, r.checkpoint)
 from held
-where r.id = held.id
+where ${hasKey('r.id', 'held.id')}
 returning held.position, r.lease_expire_time, r.cancel_requested`,
 });
 

@@ -1,4 +1,5 @@
 import type { Claim } from '../../run/run.js';
+import { hasKey } from '../key_sql.js';
 import { FOR_UPDATE, type OnLocked } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
@@ -21,7 +22,9 @@ with item as materialized (
   select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
     as i (request_id, worker_id, pipeline, stage, position)
 ), found as materialized (
-  select i.*, r.id from item i join baton.runs r on ${IS_HELD_UNDER}
+  select i.*, r.id
+  from item i
+  cross join lateral (select r.id from baton.runs r where ${IS_HELD_UNDER} offset 0) r
 ), locked as materialized (
   select i.position, i.id
   from (select * from found order by id) i
@@ -33,7 +36,7 @@ with item as materialized (
 ), held as (
   update baton.runs r set repeated_lease = r.lease_number
   from locked
-  where r.id = locked.id
+  where ${hasKey('r.id', 'locked.id')}
   returning locked.position, r.claimable_time, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
 )
 select f.position as found_position, held.*

@@ -51,7 +51,8 @@ from (
       order by e.revision
       limit $2::int
     ) e
-    left join baton.runs r on r.id = e.run_id
+    -- Event by event: a join would be free to read all runs.
+    left join lateral (select r.input from baton.runs r where r.id = e.run_id offset 0) r on true
   ) e
   where e.bytes_before < $3::bigint
 ) page

@@ -1,5 +1,6 @@
 import type { Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
+import { hasKey } from '../key_sql.js';
 import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
@@ -78,8 +79,11 @@ export const planned = (onLocked: OnLocked): string => `item as materialized (
     -- After the row was locked.
     clock_timestamp() as time
   from held r
-  join baton.stages s on s.pipeline = r.pipeline and s.name = r.stage
-  join baton.pipelines p on p.name = r.pipeline
+  -- Row by row through the keys, here and below: the plan is kept while pipelines are added; see hasKey.
+  cross join lateral (
+    select s.* from baton.stages s where s.pipeline = r.pipeline and s.name = r.stage offset 0
+  ) s
+  cross join lateral (select p.* from baton.pipelines p where p.name = r.pipeline offset 0) p
 ), planned as materialized (
   -- With what the status means to which the run goes.
   select
@@ -89,12 +93,19 @@ export const planned = (onLocked: OnLocked): string => `item as materialized (
         then step.time + coalesce(step.retry_delay_ms, step.backoff_ms) * interval '1 millisecond'
     end as retry_time
   from step
-  join baton.pipeline_statuses ps on ps.pipeline = step.pipeline and ps.status = case
-    when step.cancels then step.canceled_status
-    when step.action = 'RETRY' then step.waiting_status
-    else step.status
-  end
-  left join baton.stages s on s.pipeline = ps.pipeline and s.name = ps.stage
+  cross join lateral (
+    select ps.*
+    from baton.pipeline_statuses ps
+    where ps.pipeline = step.pipeline and ps.status = case
+      when step.cancels then step.canceled_status
+      when step.action = 'RETRY' then step.waiting_status
+      else step.status
+    end
+    offset 0
+  ) ps
+  left join lateral (
+    select s.max_attempts from baton.stages s where s.pipeline = ps.pipeline and s.name = ps.stage offset 0
+  ) s on true
   where step.action is not null
     and (step.error_code is null or step.action in ('RETRY', 'FAIL'))
     and (step.output is null or step.action in ('COMPLETE', 'PROGRESS', 'RETRY', 'FAIL'))
@@ -151,7 +162,7 @@ update baton.runs r set
   start_time = case when ${ENDS} then coalesce(r.start_time, plan.time) else r.start_time end,
   end_time = case when ${ENDS} then plan.time else r.end_time end
 from append cross join plan
-where r.id = plan.run_id
+where ${hasKey('r.id', 'plan.run_id')}
 returning plan.position, ${runColumns('r')}`;
 
 const sql = (onLocked: OnLocked): Statement => ({

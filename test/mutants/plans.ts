@@ -1,0 +1,36 @@
+/** What the kept plans of statements rest on; kept_plans.test.ts counts pages. */
+import { edit, type Mutant } from './mutant.js';
+
+const CREATE = 'dist/src/store/sql/create_runs.js';
+const UPDATE = 'dist/src/store/sql/update_runs.js';
+const EVENTS = 'dist/src/store/sql/read_events.js';
+const KEY_SQL = 'dist/src/store/key_sql.js';
+
+/** A mutant that reads all of a table, although of that there was one row when the plan was made. */
+const mutant = (name: string, ...edits: Mutant['edits']): Mutant => ({
+  name,
+  edits,
+  testFile: 'kept_plans',
+  caughtBy: 'are right for many runs and pipelines, although there was one run when they were made',
+});
+
+export const PLAN_MUTANTS: readonly Mutant[] = [
+  mutant(
+    'a batch is free to meet its runs by reading all of them',
+    edit(KEY_SQL, '${column} = any (array[${value}])', '${column} = ${value}'),
+  ),
+  mutant(
+    'a batch of creates is free to meet its pipelines by reading all of them',
+    edit(CREATE, 'p.name = n.name offset 0', 'p.name = n.name'),
+  ),
+  mutant(
+    'a batch of reports is free to meet its pipelines by reading all of them',
+    edit(UPDATE, 's.name = r.stage offset 0', 's.name = r.stage'),
+    edit(UPDATE, 'p.name = r.pipeline offset 0', 'p.name = r.pipeline'),
+    edit(UPDATE, '    end\n    offset 0\n', '    end\n'),
+  ),
+  mutant(
+    'a page of events is free to meet its runs by reading all of them',
+    edit(EVENTS, 'r.id = e.run_id offset 0', 'r.id = e.run_id'),
+  ),
+];

@@ -141,16 +141,17 @@ export const bench: Bench = {
     'large-backlog': { full: 1_000_000, smoke: 2000 },
     'recovery-limit': { full: 60, smoke: 1 },
   },
-  // Also with ten times the large backlog.
-  flags: ['full'],
+  // Also with ten times the large backlog; without the peers.
+  flags: ['full', 'baton-only'],
   runs: 1,
   settings: { shared_preload_libraries: 'pg_stat_statements' },
   async run(context) {
     const { option, flag } = context;
     const [small, large] = [option('small-backlog'), option('large-backlog')];
     const backlogs = [small, large, ...(flag('full') ? [10 * large] : [])];
+    const subjects = Object.entries(SUBJECTS).filter(([name]) => name === 'Baton' || !flag('baton-only'));
     const cases = backlogs.flatMap((backlog) =>
-      Object.entries(SUBJECTS).map(
+      subjects.map(
         ([name, subject]) => [`${name}, ${backlog}`, turn(context, name, subject, backlog)] as const,
       ),
     );
@@ -160,7 +161,7 @@ export const bench: Bench = {
     const ratios = backlogs
       .slice(1)
       .flatMap((backlog) =>
-        Object.keys(SUBJECTS).map((name): [string, number] => [
+        subjects.map(([name]): [string, number] => [
           `${name}: claim p50, backlog ${backlog} / ${small}`,
           p50(name, backlog, CLEAN) / p50(name, small, CLEAN),
         ]),

@@ -113,6 +113,33 @@ const command: fc.Arbitrary<Command> = fc
   )
   .map(([step, fields]) => ({ ...step, fields }));
 
+const NO_NEWS: UpdateFields = {
+  output: undefined,
+  checkpoint: undefined,
+  progress: undefined,
+  statusMessage: undefined,
+  retryable: false,
+  retryDelayMs: undefined,
+  errorCode: undefined,
+};
+const PLAIN = {
+  maxAttempts: 4,
+  priority: 0,
+  input: undefined,
+  requestId: '',
+  scheduleTime: undefined,
+} as const;
+const CLAIM = { kind: 'claim', requestId: '', fields: NO_NEWS } as const;
+const RETRYABLE = { ...NO_NEWS, errorCode: 'E', retryable: true };
+/** What chance may leave out. */
+const EXAMPLES: Command[][] = [
+  [CLAIM, { kind: 'expire', fields: NO_NEWS }],
+  [CLAIM, { kind: 'report', status: 'error', fields: RETRYABLE }],
+  [CLAIM, { kind: 'report', status: 'error', fields: NO_NEWS }, { kind: 'retry', fields: NO_NEWS }],
+  [CLAIM, { kind: 'report', status: 'wait', fields: NO_NEWS }],
+  [CLAIM, { kind: 'cancel', fields: NO_NEWS }],
+];
+
 async function claimStage(db: Queryable, twin: Twin, stage: string, requestId: string): Promise<void> {
   const slots = [{ workerId: 'w', leaseMs: 0, maxRuns: 1, requestId }];
   const { claims } = await claimRuns(db, { pipeline: twin.pipeline, stage, slots });
@@ -238,7 +265,7 @@ describeOnEveryPostgres('what a run is after a change', (open) => {
             );
           }
         }),
-        { numRuns: 100 },
+        { numRuns: 100, examples: EXAMPLES.map((steps): [typeof PLAIN, Command[]] => [PLAIN, steps]) },
       );
       const all =
         'CREATED CLAIMED UPDATED STAGE_COMPLETED FAILED CANCELED CANCEL_REQUESTED RELEASED RETRY_SCHEDULED';

@@ -15,15 +15,31 @@ import { updateRuns } from '../src/store/sql/update_runs.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { claim, create, fresh, must, report, type Held } from './support/log_runs.js';
 
+const BATCH = 100;
 const GROWN_RUNS = 6000;
 const GROWN_PIPELINES = 400;
 /** A higher tree of an index and a fuller page may cost as much; a table that is read as a whole costs far more. */
 const FACTOR = 2;
 const PAGES = 60;
 
+interface Node {
+  readonly 'Node Type': string;
+  readonly 'Actual Rows': number;
+  readonly 'Actual Loops': number;
+  readonly 'Shared Hit Blocks': number;
+  readonly 'Shared Read Blocks': number;
+  readonly Plans?: readonly Node[];
+}
+
 interface Plan {
   readonly 'Query Text': string;
-  readonly Plan: { readonly 'Shared Hit Blocks': number; readonly 'Shared Read Blocks': number };
+  readonly Plan: Node;
+}
+
+/** How many rows are read of those that triggers are given: what a statement has changed, and was before. */
+function changesRead(node: Node): number {
+  const own = node['Node Type'] === 'Named Tuplestore Scan' ? node['Actual Rows'] * node['Actual Loops'] : 0;
+  return (node.Plans ?? []).reduce((sum, plan) => sum + changesRead(plan), own);
 }
 
 /** A session like those of a pool for statements that keep their plans, which tells the pages that each has looked at. */
@@ -54,6 +70,7 @@ class KeptSession implements Queryable {
       ['auto_explain.log_min_duration', '0'],
       ['auto_explain.log_analyze', 'on'],
       ['auto_explain.log_buffers', 'on'],
+      ['auto_explain.log_nested_statements', 'on'],
       ['auto_explain.log_timing', 'off'],
       ['auto_explain.log_format', 'json'],
       ['client_min_messages', 'log'],
@@ -70,7 +87,7 @@ class KeptSession implements Queryable {
     if (typeof statement === 'string') throw new Error('a text keeps no plan');
     this.#plans = [];
     const { rows } = await this.#client.query<Row>({ ...statement, values: values ?? [] });
-    // What deferred triggers do is told too.
+    // What triggers do is told too.
     const own = this.#plans.find((plan) => plan['Query Text'] === statement.text);
     const { Plan: plan } = must(own, `the plan of ${statement.name}`);
     this.#pages.push({
@@ -84,6 +101,11 @@ class KeptSession implements Queryable {
     const pages = this.#pages;
     this.#pages = [];
     return pages;
+  }
+
+  /** By the triggers of the last statement. */
+  get changesRead(): number {
+    return this.#plans.reduce((sum, plan) => sum + changesRead(plan.Plan), 0);
   }
 
   end(): Promise<void> {
@@ -179,4 +201,35 @@ describeOnEveryPostgres('plans that are kept', (open) => {
         }
       }),
     );
+
+  void test(
+    'of triggers are right for a batch, although one run was changed when they were made',
+    fresh(open, async (db) => {
+      const session = await KeptSession.open(db);
+      const read: number[] = [];
+      try {
+        for (const runs of [1, BATCH]) {
+          await create(session, ...Array.from({ length: runs }, () => ({})));
+          read.push(session.changesRead);
+          const held = await claim(session, 'initialize', runs);
+          assert.equal(held.length, runs);
+          read.push(session.changesRead);
+          const reports = held.map((one) => report(one, 'initialized'));
+          assert.ok((await updateRuns(session, reports, 'skip')).every((run) => run !== undefined));
+          read.push(session.changesRead);
+        }
+      } finally {
+        await session.end();
+      }
+      const [one, many] = [read.slice(0, 3), read.slice(3)];
+      assert.ok(
+        one.every((rows) => rows > 0),
+        `no trigger was seen: ${one.join()}`,
+      );
+      assert.ok(
+        many.every((rows, index) => rows <= BATCH * (one[index] ?? 0)),
+        `of one run ${one.join()} rows were read, of ${BATCH} ${many.join()}`,
+      );
+    }),
+  );
 });

@@ -65,7 +65,7 @@ const EXPECTED: Readonly<Record<string, { readonly rows: readonly string[]; read
       ', open xid',
       ', idle slot',
     ]),
-    goals: 6,
+    goals: 18,
   },
   fanout: {
     rows: each(

@@ -6,6 +6,8 @@ const UPDATE = 'dist/src/store/sql/update_runs.js';
 const EVENTS = 'dist/src/store/sql/read_events.js';
 const KEY_SQL = 'dist/src/store/key_sql.js';
 
+const OF_TRIGGERS = 'of triggers are right for a batch, although one run was changed when they were made';
+
 /** A mutant that reads all of a table, although of that there was one row when the plan was made. */
 const mutant = (name: string, ...edits: Mutant['edits']): Mutant => ({
   name,
@@ -33,4 +35,22 @@ export const PLAN_MUTANTS: readonly Mutant[] = [
     'a page of events is free to meet its runs by reading all of them',
     edit(EVENTS, 'r.id = e.run_id offset 0', 'r.id = e.run_id'),
   ),
+  {
+    name: 'what was changed meets what it was row by row, to be appended',
+    edits: [],
+    functionEdit: { name: 'baton.runs_append_updated', from: "SET enable_nestloop TO 'off'", to: '' },
+    testFile: 'kept_plans',
+    caughtBy: OF_TRIGGERS,
+  },
+  {
+    name: 'what was changed meets what it was row by row, to be admitted',
+    edits: [],
+    functionEdit: {
+      name: 'baton.runs_admit_updated',
+      from: 'where (n.id, n.status) not in (select o.id, o.status from old_runs o)',
+      to: 'join old_runs o on o.id = n.id where n.status <> o.status',
+    },
+    testFile: 'kept_plans',
+    caughtBy: OF_TRIGGERS,
+  },
 ];

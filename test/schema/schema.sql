@@ -426,7 +426,11 @@ declare
 begin
   select array_agg(d.pipeline), array_agg(d.stage), array_agg(d.status), array_agg(d.state)
     into pipelines, stages, statuses, states
-    from (select distinct n.pipeline, n.stage, n.status, n.state from new_runs n join old_runs o on o.id = n.id where n.status <> o.status) d;
+    from (
+      select distinct n.pipeline, n.stage, n.status, n.state
+      from new_runs n
+      where (n.id, n.status) not in (select o.id, o.status from old_runs o)
+    ) d;
   if pipelines is null then return null; end if;
   perform from baton.pipelines p where p.name = any (pipelines) order by p.name for key share;
   -- In a snapshot of its own, from after the lock.
@@ -512,6 +516,7 @@ $$;
 CREATE FUNCTION baton.runs_append_updated() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_nestloop TO 'off'
     AS $$
 begin
   if not exists (select from new_runs) then return null; end if;

@@ -15,7 +15,7 @@ import {
   type PipelineStats,
   type StageStats,
 } from '../gen/baton/v1/pipeline_service_pb.js';
-import { describeOnEveryPostgres, silent, type TestDatabase } from './support/database.js';
+import { describeOnEveryPostgresAtOnce, silent, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
 import { rowsVisited } from './support/log_plan.js';
 import { Prng } from './support/log_prng.js';
@@ -31,7 +31,7 @@ const BUILD = ['fetch', 'compile', 'link'].map((name) => ({
   backoff: { initial: { nanos: 30_000_000 }, multiplier: 1, jitter: 0 },
 }));
 
-describeOnEveryPostgres('GetStats', (open) => {
+describeOnEveryPostgresAtOnce('GetStats', (open) => {
   let database: TestDatabase;
   let baton: TestServer;
   let other: TestServer;

@@ -110,6 +110,7 @@ function turn(context: Context, name: string, subject: Subject, backlog: number)
       await system.do('claims', { claims: 10 * REPLACED, inFlight: 8, seconds: NO_LIMIT });
       progress(CLEAN);
       const rows: Record<string, Measures> = { [row(CLEAN)]: await cell(context, system, subject) };
+      progress(JSON.stringify(rows[row(CLEAN)]));
       const cleanMs = rows[row(CLEAN)]?.['p50Ms'] ?? Number.NaN;
       for (const kind of HOLDS) {
         progress(kind);
@@ -125,6 +126,7 @@ function turn(context: Context, name: string, subject: Subject, backlog: number)
           ofClean: (measured['p50Ms'] ?? Number.NaN) / cleanMs,
           recoverySeconds: await recovery(context, system, cleanMs),
         };
+        progress(JSON.stringify(rows[row(kind)]));
       }
       return rows;
     } finally {

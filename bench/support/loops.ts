@@ -10,6 +10,8 @@ export interface Load {
 export interface Counted extends Measures {
   readonly count: number;
   readonly perSecond: number;
+  /** How much was sent, where not all of it is counted. */
+  readonly sent?: number;
 }
 
 /**

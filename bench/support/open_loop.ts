@@ -64,6 +64,7 @@ export class OpenLoop {
     const first = this.#started + (this.#measuredFrom * 1000) / this.#rate;
     return {
       count: latencies.length,
+      sent: this.#total,
       p50Ms: percentile(latencies, 0.5),
       p99Ms: percentile(latencies, 0.99),
       maxMs: percentile(latencies, 1),

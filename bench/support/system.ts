@@ -91,13 +91,13 @@ export class System {
     return this.client.ask<T>({ operation, params } satisfies ClientQuestion);
   }
 
-  /** As `do`, with the CPU that the servers took for each of what was counted, in microseconds. */
+  /** As `do`, with the CPU that the servers took for each of what was sent, in microseconds. */
   async measure(operation: string, params: Params = {}): Promise<Measures> {
     const before = await this.#cpuMicros();
     const counted = await this.do<Counted>(operation, params);
     if (this.servers.length === 0) return counted;
     const used = (await this.#cpuMicros()) - before;
-    return { ...counted, serverCpuMicros: used / counted.count };
+    return { ...counted, serverCpuMicros: used / (counted.sent ?? counted.count) };
   }
 
   async #cpuMicros(): Promise<number> {

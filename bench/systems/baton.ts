@@ -94,7 +94,7 @@ export const open: Open = async ({ grpcPorts }) => {
         // One for each worker, which ends with it.
         await Promise.all(workers.map((_, lane) => clientOf(lane).createRun(LAST)));
         await Promise.all(workers);
-        return measured;
+        return { ...measured, sent: (measured['sent'] ?? Number.NaN) + workers.length };
       },
     },
     close: () => clients.forEach((client) => client.close()),

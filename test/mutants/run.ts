@@ -20,6 +20,12 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const TEMPLATE = 'baton_template';
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };
 
+const interrupt = new AbortController();
+const interrupted = interrupt.signal;
+// Not once: a second one would end the clean-up half way.
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.on(signal, () => interrupt.abort(new Error(`ended by ${signal}`)));
+
 interface Outcome {
   readonly passed: ReadonlySet<string>;
   readonly failed: ReadonlySet<string>;
@@ -46,9 +52,13 @@ async function runTests(
     ],
     { env: { ...process.env, BATON_TEST_PG18_URL: databaseUrl }, stdio: ['ignore', 'pipe', 'inherit'] },
   );
+  const end = (): void => void child.kill();
+  interrupted.addEventListener('abort', end);
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
   await new Promise((resolve) => child.once('close', resolve));
+  interrupted.removeEventListener('abort', end);
+  interrupted.throwIfAborted();
   const named = (pattern: RegExp): Set<string> =>
     new Set([...output.matchAll(pattern)].map((match) => (match[1] ?? '').trim()));
   return {
@@ -118,6 +128,7 @@ async function isCaught(copy: string, clusterUrl: string, mutant: Mutant): Promi
     if (failed.has(caughtBy)) return `caught${reasonIn(output)}`;
     return passed.has(caughtBy) ? 'SURVIVED' : `BROKEN: the test did not run\n${output}`;
   } catch (error) {
+    interrupted.throwIfAborted();
     return `BROKEN: ${error instanceof Error ? error.message : String(error)}`;
   } finally {
     for (const step of undo.reverse()) await step();

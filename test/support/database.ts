@@ -94,7 +94,9 @@ export async function createDatabase(
   };
 }
 
-type DatabaseTests = (open: (template?: 'baton_template' | 'template1') => Promise<TestDatabase>) => void;
+/** Makes a database of its own for a test, as the migrations leave one if not told otherwise. */
+export type Open = (template?: 'baton_template' | 'template1') => Promise<TestDatabase>;
+type DatabaseTests = (open: Open) => void;
 
 /**
  * Runs the same tests on every supported PostgreSQL. `open` gives a test a database of its own. A version that this

@@ -8,9 +8,7 @@ import { decodeLeaseToken, type LeaseKey } from '../../src/store/lease_token.js'
 import { updateRuns, type RunUpdate } from '../../src/store/sql/update_runs.js';
 import type { JsonObject, Run } from '../../src/run/run.js';
 import { v7 as uuidV7 } from 'uuid';
-import type { TestDatabase } from './database.js';
-
-export type Open = (template?: 'baton_template' | 'template1') => Promise<TestDatabase>;
+import type { Open, TestDatabase } from './database.js';
 
 /** A test with a database of its own, which is dropped after it however it ends. */
 export function fresh(

@@ -1,5 +1,5 @@
 /** The calls that the benchmarks make of Baton, as a worker in another process makes them: by gRPC, with grpc-js. */
-import { create, fromBinary, toBinary, type MessageInitShape } from '@bufbuild/protobuf';
+import { create, fromBinary, type MessageInitShape } from '@bufbuild/protobuf';
 import {
   BatchCreateRunsRequestSchema,
   BatchUpdateStatusRequestSchema,
@@ -11,8 +11,10 @@ import {
   UpdateStatusRequestSchema,
   UpdateStatusResponseSchema,
   type Claim,
+  type CreateRunRequest,
 } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
+import { encode } from '../../src/rpc/encode.js';
 import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
 
 /** One stage, like the queues of the peers, and leases that outlast every measurement. */
@@ -47,14 +49,17 @@ const UPDATE = path(JobService.method.updateStatus);
 
 // The peers' payloads are objects that are made once and serialized each time; so are these.
 const newRun = create(CreateRunRequestSchema, NEW_RUN);
-const newRunBytes = toBinary(CreateRunRequestSchema, newRun);
-const encodeRun = (repository: string): Uint8Array =>
-  toBinary(CreateRunRequestSchema, { ...newRun, repository });
+const newRunBytes = encode(CreateRunRequestSchema, newRun);
+const encodeRun = (repository: string): Uint8Array => {
+  const run: CreateRunRequest = { ...newRun, repository };
+  return encode(CreateRunRequestSchema, run);
+};
 const claimNext = { pipeline: 'bench', stage: 'work', workerId: 'bench' };
 
 /**
- * One client, on a connection of its own as grpc-js makes it. Answers are only taken apart where a worker needs what
- * is in them: the less the client costs, the more of the machine the server shows.
+ * One client, on a connection of its own as grpc-js makes it. Requests are encoded as the server encodes its answers, and
+ * answers are only taken apart where a worker needs what is in them: the less the client costs, the more of the machine
+ * the server shows.
  */
 export class BatonCalls {
   readonly #client: GrpcJsClient;
@@ -81,18 +86,18 @@ export class BatonCalls {
     const request = create(BatchCreateRunsRequestSchema, {
       requests: Array.from({ length: runs }, () => newRun),
     });
-    await this.#client.raw(BATCH_CREATE, toBinary(BatchCreateRunsRequestSchema, request));
+    await this.#client.raw(BATCH_CREATE, encode(BatchCreateRunsRequestSchema, request));
   }
 
   async claimNext(how: MessageInitShape<typeof ClaimNextRequestSchema> = {}): Promise<readonly Claim[]> {
     const request = create(ClaimNextRequestSchema, { ...claimNext, ...how });
-    const answer = await this.#client.raw(CLAIM, toBinary(ClaimNextRequestSchema, request));
+    const answer = await this.#client.raw(CLAIM, encode(ClaimNextRequestSchema, request));
     return fromBinary(ClaimNextResponseSchema, answer).claims;
   }
 
   async complete({ run, leaseToken }: Claim): Promise<void> {
     const request = create(UpdateStatusRequestSchema, { runId: run?.id ?? '', leaseToken, status: 'done' });
-    await this.#client.raw(UPDATE, toBinary(UpdateStatusRequestSchema, request));
+    await this.#client.raw(UPDATE, encode(UpdateStatusRequestSchema, request));
   }
 
   /** Fails when one of them was refused. */
@@ -103,7 +108,7 @@ export class BatonCalls {
       status: 'done',
     }));
     const request = create(BatchUpdateStatusRequestSchema, { requests });
-    const answer = await this.#client.raw(BATCH_UPDATE, toBinary(BatchUpdateStatusRequestSchema, request));
+    const answer = await this.#client.raw(BATCH_UPDATE, encode(BatchUpdateStatusRequestSchema, request));
     const { results } = fromBinary(BatchUpdateStatusResponseSchema, answer);
     const refused = results.find(({ result }) => result.case === 'error');
     if (refused !== undefined)
@@ -119,7 +124,7 @@ export class BatonCalls {
       ...{ runId: run?.id ?? '', leaseToken, status: 'done' },
       claimNext: { ...claimNext, ...how },
     });
-    const answer = await this.#client.raw(UPDATE, toBinary(UpdateStatusRequestSchema, request));
+    const answer = await this.#client.raw(UPDATE, encode(UpdateStatusRequestSchema, request));
     return fromBinary(UpdateStatusResponseSchema, answer).claims;
   }
 }

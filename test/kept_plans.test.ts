@@ -18,6 +18,8 @@ import { claim, create, fresh, must, report, type Held } from './support/log_run
 const BATCH = 100;
 const GROWN_RUNS = 6000;
 const GROWN_PIPELINES = 400;
+/** Of the runs; in batches, which is how they are claimed. */
+const GROWN_CLAIMS = [500, 500, 500, 500];
 /** A higher tree of an index and a fuller page may cost as much; a table that is read as a whole costs far more. */
 const FACTOR = 2;
 const PAGES = 60;
@@ -188,6 +190,8 @@ describeOnEveryPostgres('plans that are kept', (open) => {
             'insert into baton.runs (priority) select n % 9 from generate_series(1, $1::int) n',
             [GROWN_RUNS],
           );
+          for (const claims of GROWN_CLAIMS)
+            assert.equal((await claim(db.pool, 'initialize', claims, { workerId: 'other' })).length, claims);
           await useAll(session, 'many');
           const many = session.takePages();
           const grown = many.filter(({ pages }, index) => pages > FACTOR * (few[index]?.pages ?? 0) + PAGES);

@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.js';
 
 const CREATE = 'dist/src/store/sql/create_runs.js';
 const UPDATE = 'dist/src/store/sql/update_runs.js';
+const FIND_CLAIMS = 'dist/src/store/sql/find_claims.js';
 const EVENTS = 'dist/src/store/sql/read_events.js';
 const KEY_SQL = 'dist/src/store/key_sql.js';
 
@@ -34,6 +35,14 @@ export const PLAN_MUTANTS: readonly Mutant[] = [
   mutant(
     'a page of events is free to meet its runs by reading all of them',
     edit(EVENTS, 'r.id = e.run_id offset 0', 'r.id = e.run_id'),
+  ),
+  mutant(
+    'a claim is free to look for its request among all runs at work',
+    edit(
+      FIND_CLAIMS,
+      "and coalesce(\n      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp(), false)",
+      "and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp()",
+    ),
   ),
   {
     name: 'what was changed meets what it was row by row, to be appended',

@@ -5,10 +5,15 @@ import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
-/** Whether a run (alias r) is still held under the request of an item (alias i). */
-export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage
-    and r.claim_request_id is not null and r.lease_id is not null and r.state = 'ACTIVE'
-    and r.lease_expire_time > clock_timestamp()`;
+/**
+ * Whether a run (alias r) is still held under the request of an item (alias i). Wrapped, so that it is looked up by the
+ * request and in no other way: through the index of runs at work, each item read all that were at work in its stage
+ * (0.9 ms an item beside 256 of them).
+ */
+export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.claim_request_id is not null and r.lease_id is not null
+    and coalesce(
+      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'
+      and r.lease_expire_time > clock_timestamp(), false)`;
 
 /**
  * The claims that each worker got under one request_id and still holds, in claim order. They are marked as repeated, so

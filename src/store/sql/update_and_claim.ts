@@ -43,9 +43,9 @@ with ${appendBy('$13')}, ${planned('skip')}, want as materialized (
   cross join known
   where not known.stage_known or known.stage_limited
     or (planned.to_state = 'PENDING' and planned.pipeline = $14::text and planned.to_stage = $15::text)
-    or exists (
-      select from (select $14::text as pipeline, $15::text as stage, want.worker_id, nullif(want.request_id, '') as request_id) i
-      join baton.runs r on ${IS_HELD_UNDER})
+    or (want.request_id <> '' and exists (
+      select from (select $14::text as pipeline, $15::text as stage, want.worker_id, want.request_id) i
+      join baton.runs r on ${IS_HELD_UNDER}))
 ), plan as materialized (
   select * from planned where planned.position not in (select position from put_off)
 ), stage as materialized (${stageSql('$14', '$15', NO_LIMITS)}

@@ -26,7 +26,7 @@ void describe('a group', () => {
     const group = new GroupCommit<number, string>({
       name: 'numbers',
       limits: {
-        ...{ groupItems: 4, groupWeight: 100, waitingItems: 6, waitingWeight: 1000 },
+        ...{ groupItems: 4, partItems: 4, groupWeight: 100, waitingItems: 6, waitingWeight: 1000 },
         ...{ aloneInFlight: 1, aloneWaitMs: 100 },
       },
       clock: systemClock,
@@ -65,6 +65,26 @@ void describe('a group', () => {
     ]);
     assert.deepEqual(sent, [[0], [1, 2, 3, 4], [5]]);
     assert.equal(group.waiting, 0);
+  });
+
+  void test('parts a crowd, whose halves then take turns, and nothing smaller', async () => {
+    const limits = { groupItems: 100, partItems: 4, groupWeight: 100, waitingItems: 100, waitingWeight: 100 };
+    const { group, sent } = groups({ limits: { ...limits, aloneInFlight: 1, aloneWaitMs: 100 } });
+    const crowd = Array.from({ length: 20 }, (_, index) => index);
+    await Promise.all(
+      crowd.map(async (item) => {
+        // Everybody comes again once, at once.
+        await group.submit(item, NEVER);
+        await group.submit(item, NEVER);
+      }),
+    );
+    assert.deepEqual(
+      sent.map(({ length }) => length),
+      [10, 10, 10, 10],
+    );
+    sent.length = 0;
+    await Promise.all(submit(group, 1, 2, 3, 4));
+    assert.deepEqual(sent, [[1, 2, 3, 4]]);
   });
 
   void test('refuses what is too much, and takes more when there is room', async () => {

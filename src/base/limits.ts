@@ -71,6 +71,7 @@ export const LIMITS = {
   /** Calls that are merged into one transaction; see service/group_commit.ts. Weight is characters of payload. */
   groups: {
     groupItems: 500,
+    partItems: 32,
     groupWeight: 4 * 1024 * 1024,
     waitingItems: 10_000,
     waitingWeight: 64 * 1024 * 1024,

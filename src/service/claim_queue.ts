@@ -5,6 +5,7 @@ import type { ClaimSlot } from '../store/sql/claim_runs.js';
 import type { ClaimRequestKey } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { CallContext } from './api.js';
+import { partOf } from './group_commit.js';
 
 /** What the claims need to know of a call. */
 export type ClaimCall = Pick<CallContext, 'signal' | 'onUndelivered'>;
@@ -65,14 +66,23 @@ export function knowsOfNothing(queue: StageQueue, slot: ClaimSlot): boolean {
   return queue.parked.size > 0 && queue.work === 0 && (slot.requestId ?? '') === '';
 }
 
-/** The calls that the next statement serves: parked ones while there is work for them, then every new one. */
-export function takeBatch(queue: StageQueue): Waiter[] {
+/**
+ * The calls that the next statement serves: parked ones while there is work for them, then new ones, a crowd in parts.
+ *
+ * @param answered how many the last statement has served, if this one follows on it
+ */
+export function takeBatch(queue: StageQueue, answered: number): Waiter[] {
   const batch: Waiter[] = [];
   let runs = 0;
   const repeatable = new Set<string>();
-  const take = (from: Set<Waiter>, limit: number): void => {
+  const take = (from: Set<Waiter>, limit: number, calls = Number.POSITIVE_INFINITY): void => {
     for (const waiter of from) {
-      if (runs >= limit || (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)) return;
+      if (
+        runs >= limit ||
+        batch.length >= calls ||
+        (batch.length > 0 && runs + waiter.slot.maxRuns > LIMITS.claimRuns)
+      )
+        return;
       if (!waiter.open) {
         from.delete(waiter);
         continue;
@@ -90,7 +100,11 @@ export function takeBatch(queue: StageQueue): Waiter[] {
   };
   take(queue.parked, queue.work);
   const known = batch.length;
-  take(queue.fresh, Number.POSITIVE_INFINITY);
+  take(
+    queue.fresh,
+    Number.POSITIVE_INFINITY,
+    known + partOf(queue.fresh.size, answered, LIMITS.groups.partItems),
+  );
   // Nobody has kept count of what came while nobody waited.
   if (batch.length > known) queue.unsure = true;
   // Nobody is left who could use it.

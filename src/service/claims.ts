@@ -10,6 +10,7 @@ import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
 import { releaseClaims } from '../store/sql/release_claims.js';
+import type { OwnWork } from '../watch/own_work.js';
 import {
   comesLater,
   createQueue,
@@ -25,7 +26,6 @@ import {
   type Waiter,
 } from './claim_queue.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
-import type { OwnWork } from '../watch/own_work.js';
 import type { NextRuns } from './next_runs.js';
 
 export interface ClaimsOptions {
@@ -44,7 +44,7 @@ export interface ClaimsOptions {
  * All ClaimNext calls of this server, in one queue per stage.
  *
  *   1. A new call looks once, unless it may wait and others are parked: it knows what they know. Calls that come while a
- *      statement runs are served together by the next one.
+ *      statement runs are served together by the next one, a crowd by two in turns as in `group_commit.ts`.
  *   2. What finds nothing and may wait is parked. Parked calls cost nothing.
  *   3. News of work wakes as many parked calls as there are new runs, first come first served, and no more. A call
  *      that was woken in vain, because another server was quicker, waits at the end again.
@@ -219,7 +219,7 @@ export class Claims {
   }
 
   async #run(queue: StageQueue): Promise<void> {
-    for (let batch = takeBatch(queue); batch.length > 0; batch = takeBatch(queue))
+    for (let batch = takeBatch(queue, 0); batch.length > 0; batch = takeBatch(queue, batch.length))
       await this.#serve(queue, batch);
     queue.running = false;
     this.#forgetIfEmpty(queue);

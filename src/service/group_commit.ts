@@ -9,6 +9,8 @@ export type Outcome<R> = { readonly value: R } | { readonly error: unknown };
 export interface GroupLimits {
   /** Items in one group. */
   readonly groupItems: number;
+  /** So few items are not parted into two groups. */
+  readonly partItems: number;
   /** Weight in one group; a single item may weigh more. */
   readonly groupWeight: number;
   /** Items that wait for a group, or to be done alone; more are refused. */
@@ -57,6 +59,15 @@ interface Waiter<I, R> {
   aloneSince: number;
 }
 
+/**
+ * How many of a crowd go together.
+ *
+ * @param answered callers who were answered just now, and may come again: the other part of the crowd
+ */
+export function partOf(waiting: number, answered: number, atLeast: number): number {
+  return Math.max(Math.ceil((waiting + answered) / 2), atLeast);
+}
+
 /** How many waiting items are looked at to fill a group, so that a crowd at one key costs each group little. */
 const SEEN_PER_ITEM = 4;
 
@@ -66,7 +77,10 @@ const SEEN_PER_ITEM = 4;
  *
  *   1. A call that finds the server idle goes at once, with the others of the same turn of the event loop.
  *   2. While one group commits, the next one collects. One group is in flight: a second would only wait for the commit
- *      of the first.
+ *      of the first. A crowd goes in parts, since it comes again as one when it was answered as one: so the database has the
+ *      second part in hand while this process answers the first and takes in what follows on it. Of 64 callers all went in
+ *      one group, and either the database or JavaScript had nothing to do; with parts they made 1.2 times as many runs, and
+ *      1.5 times as many updates with a claim.
  *   3. An item that cannot be done without waiting, or was refused, is done alone, beside the groups.
  *   4. When a group fails as a whole and was rolled back, it is halved until the guilty item alone fails. When locks
  *      were the reason, its items are done alone at once. When the connection broke, nobody knows what was committed,
@@ -199,7 +213,7 @@ export class GroupCommit<I, R> {
   }
 
   async #run(): Promise<void> {
-    for (let group = this.#take(); group.length > 0; group = this.#take()) {
+    for (let group = this.#take(0); group.length > 0; group = this.#take(group.length)) {
       this.groups += 1;
       this.items += group.length;
       await this.#commit(group);
@@ -208,15 +222,16 @@ export class GroupCommit<I, R> {
   }
 
   /** The next group, in the order of arrival, without those whose keys are taken. */
-  #take(): Waiter<I, R>[] {
-    const { groupItems, groupWeight } = this.#options.limits;
+  #take(answered: number): Waiter<I, R>[] {
+    const { groupItems, groupWeight, partItems } = this.#options.limits;
+    const most = Math.min(groupItems, partOf(this.#queue.size, answered, partItems));
     const group: Waiter<I, R>[] = [];
     const keys = new Set<string>();
     let weight = 0;
     let seen = 0;
     for (const waiter of this.#queue) {
       seen += 1;
-      if (group.length === groupItems || seen > SEEN_PER_ITEM * groupItems) break;
+      if (group.length === most || seen > SEEN_PER_ITEM * groupItems) break;
       if (group.length > 0 && weight + waiter.weight > groupWeight) break;
       const clashes = waiter.keys.some((key) => keys.has(key) || this.#lonelyKeys.has(key));
       // One that has to wait keeps its keys from those behind it too.

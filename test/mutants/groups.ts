@@ -53,6 +53,18 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
       caughtBy: 'items with one key go one after the other, also when the first is done alone',
     },
     {
+      name: 'a crowd goes as one',
+      edits: [
+        edit(GROUP, 'Math.max(Math.ceil((waiting + answered) / 2), atLeast)', 'Math.max(waiting, atLeast)'),
+      ],
+      caughtBy: 'parts a crowd, whose halves then take turns, and nothing smaller',
+    },
+    {
+      name: 'the half of a crowd is parted again',
+      edits: [edit(GROUP, 'Math.ceil((waiting + answered) / 2)', 'Math.ceil(waiting / 2)')],
+      caughtBy: 'parts a crowd, whose halves then take turns, and nothing smaller',
+    },
+    {
       name: 'a full queue takes more',
       edits: [edit(GROUP, 'if (fits || ', 'if (true || ')],
       caughtBy: 'refuses what is too much, and takes more when there is room',

@@ -277,7 +277,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'claim_next ignores what its request_id holds',
-    edits: [edit(UPDATE_AND_CLAIM, `nullif(want.request_id, '')`, 'null::text')],
+    edits: [edit(UPDATE_AND_CLAIM, `(want.request_id <> '' and exists`, `(want.request_id = '' and exists`)],
     testFile: 'claim_next',
     caughtBy: 'a request_id that holds claims gives these, and no others',
   },

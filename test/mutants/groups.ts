@@ -118,6 +118,12 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     caughtBy: 'two with the same request_ids in opposite order do not wait for each other in a circle',
   },
   {
+    name: 'a crowd of new claims goes as one',
+    edits: [edit('dist/src/service/claim_queue.js', 'batch.length >= calls', 'false')],
+    testFile: 'claim_queue',
+    caughtBy: 'a crowd of new calls is parted, and its halves take turns',
+  },
+  {
     name: 'claims always begin at the floor',
     edits: [edit(NEXT_RUNS, 'from(stage.marks)', 'from(FLOOR_OF_ALL)')],
     testFile: 'next_runs',

@@ -386,6 +386,11 @@ describeOnEveryPostgres('merged calls', (open) => {
       2500,
     );
     assert.equal(ConnectError.from(error).code, Code.DeadlineExceeded);
+    // The client is told by its own clock: the server may hear of it later than of the commit.
+    await waitFor(async () => {
+      const metrics = await (await fetch(`${baton.httpUrl}/metrics`)).text();
+      return metrics.includes('baton_group_waiting{group="create_run"} 1\n');
+    }, 'the server to give the call up');
     await client.query('select pg_advisory_unlock(4773551914087416173)');
     await within(inFlight, 'the call in flight');
     await baton.jobs.createRun({});

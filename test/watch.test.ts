@@ -8,6 +8,7 @@ import { encodeResumeToken } from '../src/watch/resume_token.js';
 import { LIMITS } from '../src/base/limits.js';
 import { describeOnEveryPostgres, type TestDatabase } from './support/database.js';
 import { failure } from './support/failure.js';
+import { waitingForLock } from './support/log_runs.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 import { Watching } from './support/watching.js';
@@ -219,12 +220,10 @@ describeOnEveryPostgres('WatchRuns', (open) => {
           (error: unknown) => ConnectError.from(error).code,
         ),
     );
-    await waitFor(async () => {
-      const [row] = await database.pool.query<{ n: number }>(
-        `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-      );
-      return (row?.n ?? 0) >= LIMITS.groups.aloneInFlight;
-    }, 'the calls to wait for the locks');
+    await waitFor(
+      async () => (await waitingForLock(database.pool)).length >= LIMITS.groups.aloneInFlight,
+      'the calls to wait for the locks',
+    );
     await database.pool.query(`insert into baton.runs (repository) values ('meanwhile')`);
     await watch.hasEvents(1);
     assert.equal(watch.events[0]?.run?.repository, 'meanwhile');

@@ -65,6 +65,11 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
       caughtBy: 'parts a crowd, whose halves then take turns, and nothing smaller',
     },
     {
+      name: 'what its caller has given up is sent all the same',
+      edits: [edit(GROUP, 'this.#queue.delete(waiter);\n        if (this.#lonely', 'if (this.#lonely')],
+      caughtBy: 'a deadline is kept while a group waits, and nothing that was not sent is done',
+    },
+    {
       name: 'a full queue takes more',
       edits: [edit(GROUP, 'if (fits || ', 'if (true || ')],
       caughtBy: 'refuses what is too much, and takes more when there is room',

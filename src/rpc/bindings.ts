@@ -9,7 +9,7 @@ import {
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import type { CallContext, WatchMessage, WatchStream } from '../service/api.js';
-import { encodeWatchMessage, watchMessageToProto } from './convert/watch.js';
+import { frameWatchMessage, watchMessageToProto } from './convert/watch.js';
 import type { Handlers, StreamHandler, UnaryHandler } from './handlers.js';
 
 /** A unary method and its handler, without the types of its messages: what a generic adapter works with. */
@@ -26,8 +26,8 @@ export interface StreamBinding {
   readonly name: string;
   readonly method: DescMethodServerStreaming;
   open(request: Message, call: CallContext): Promise<WatchStream>;
-  /** The bytes of one message, made once for all streams that are given the same object. */
-  readonly encode: (message: WatchMessage) => Buffer;
+  /** The bytes of one message behind gRPC's prefix, made once for all streams that are given the same object. */
+  readonly frame: (message: WatchMessage) => Buffer;
   readonly toProto: (message: WatchMessage) => Message;
 }
 
@@ -67,7 +67,7 @@ function bindStream(method: DescMethodServerStreaming, handler: StreamHandler<De
     name: nameOf(method),
     method,
     open: handler,
-    encode: encodeWatchMessage,
+    frame: frameWatchMessage,
     toProto: watchMessageToProto,
   };
 }

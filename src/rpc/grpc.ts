@@ -1,4 +1,4 @@
-import { constants, type ServerHttp2Stream } from 'node:http2';
+import { constants } from 'node:http2';
 import { fromBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
 import {
   Server,
@@ -16,7 +16,7 @@ import { ServerCall, type Observer } from './call.js';
 import { encode } from './encode.js';
 import { malformedRequest } from './errors.js';
 import { deadlineError } from './framework_error.js';
-import { sendAll, Sink } from './grpc_stream.js';
+import { http2StreamOf, sendAll, Sink } from './grpc_stream.js';
 import { completingInterceptor, toGrpcStatus } from './grpc_status.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
@@ -124,10 +124,10 @@ function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8
 
 /**
  * grpc-js does not tell what became of an answer: its `cancelled` comes after a good end too. The HTTP/2 stream below
- * knows; a test holds that it can still be reached.
+ * knows.
  */
 function watchDelivery(grpcCall: object, call: ServerCall): void {
-  const { stream } = (grpcCall as { readonly call?: { readonly stream?: ServerHttp2Stream } }).call ?? {};
+  const stream = http2StreamOf(grpcCall);
   if (stream === undefined) return;
   if (stream.destroyed) call.undelivered();
   else
@@ -149,7 +149,7 @@ function serverStreaming(
     call.signal.addEventListener('abort', () => sink.close());
     const sent = Promise.resolve().then(() => {
       const request = decode(binding.method.input, grpcCall.request);
-      return sendAll(new OpenStream(binding, request, call), sink, binding.encode);
+      return sendAll(new OpenStream(binding, request, call), sink, binding.frame);
     });
     sent.finally(stopTimer).then(
       () => {

@@ -84,21 +84,26 @@ export function watchMessageToProto(message: WatchMessage): WatchRunsResponse {
   return proto;
 }
 
-const encoded = new WeakMap<WatchMessage, Buffer>();
+/** Before each message of gRPC: whether it is compressed, and its length as four bytes. */
+export const FRAME_PREFIX_BYTES = 5;
+
+const framed = new WeakMap<WatchMessage, Buffer>();
 
 /**
- * The message in binary protobuf. Bytes are kept by the identity of the message, so that streams with the same view
+ * The message in binary protobuf, behind gRPC's prefix. Bytes are kept by the identity of the message, so that streams with the same view
  * share them, and those of each event by the identity of the event, so that streams with different filters share at
  * least these. They live as long as the objects they were made from.
  */
-export function encodeWatchMessage(message: WatchMessage): Buffer {
-  let bytes = encoded.get(message);
+export function frameWatchMessage(message: WatchMessage): Buffer {
+  let bytes = framed.get(message);
   if (bytes === undefined) {
     encodeCounts.messages++;
     const head = encode(WatchRunsResponseSchema, headToProto(message));
     // Protobuf lets the fields of a message stand in any order: the events may follow the rest.
-    bytes = Buffer.concat([head, ...message.events.map((event) => encodeEntry(event, message))]);
-    encoded.set(message, bytes);
+    const events = message.events.map((event) => encodeEntry(event, message));
+    bytes = Buffer.concat([Buffer.alloc(FRAME_PREFIX_BYTES), head, ...events]);
+    bytes.writeUInt32BE(bytes.length - FRAME_PREFIX_BYTES, 1);
+    framed.set(message, bytes);
   }
   return bytes;
 }

@@ -94,6 +94,9 @@ export const LIMITS = {
   /** Pages, and events in them, that the hub remembers, so that a stream that is nearly there needs no query. */
   recentPages: 64,
   recentEvents: 2000,
+  /** Pages that were read for one stream and are kept for others that catch up, and for how long. */
+  sharedPages: 16,
+  sharedPageMs: 2000,
   streams: 20_000,
 
   /** Revisions in one partition of the log, and how many partitions are made ahead of the head. */

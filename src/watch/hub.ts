@@ -6,6 +6,7 @@ import { matchesEvent, type RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
 import { splitEvents, type LogPage, type PageMessages, type View, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
+import { SharedPages, type ReadPage } from './shared_pages.js';
 import { Subscription, type EndReason, type Feed } from './subscription.js';
 
 /** The streams of one view. */
@@ -19,7 +20,7 @@ interface Group extends View {
 export interface HubOptions {
   readonly clock: Clock;
   /** Reads one page of the log for a stream that catches up. */
-  readonly readPage: (after: bigint, payload: boolean, epoch: string) => Promise<LogPage>;
+  readonly readPage: ReadPage;
   /** Told when the first live stream needs the tail to run. */
   readonly onDemand: () => void;
   /** Told when a stream is of another log than the tail follows, which then has to look at what it has. */
@@ -60,6 +61,7 @@ const END_REASONS = [
  */
 export class Hub implements Feed {
   readonly #options: HubOptions;
+  readonly #pages: SharedPages;
   readonly #groups = new Map<string, Group>();
   readonly #streams = new Set<Subscription>();
   /** Streams that the server has ended and whose writer has not taken the last of it. */
@@ -77,6 +79,7 @@ export class Hub implements Feed {
 
   constructor(options: HubOptions) {
     this.#options = options;
+    this.#pages = new SharedPages(options.clock, options.readPage);
   }
 
   get clock(): Clock {
@@ -249,7 +252,7 @@ export class Hub implements Feed {
   }
 
   readPage(after: bigint, payload: boolean, epoch: string): Promise<LogPage> {
-    return this.#options.readPage(after, payload, epoch);
+    return this.#pages.read(after, payload, epoch);
   }
 
   /** Tells where the tail stands when it starts, or that it has stopped because nobody needs it. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { connect as http2Connect, constants } from 'node:http2';
 import { test } from 'node:test';
@@ -7,6 +8,7 @@ import type { CallOptions } from '@grpc/grpc-js';
 import { JobService, WatchKind, type WatchRunsResponse } from '../gen/baton/v1/job_service_pb.js';
 import { BatonError } from '../src/base/errors.js';
 import { encodeCounts } from '../src/rpc/convert/watch.js';
+import { Sink } from '../src/rpc/grpc_stream.js';
 import type { WatchMessage } from '../src/service/api.js';
 import { FakeStream, message, OPENED, sampleEvent } from './support/rpc-fake.js';
 import { fromGrpc, seenError } from './support/rpc-errors.js';
@@ -151,6 +153,44 @@ test('two streams that are given the same message share its bytes', async () => 
   assert.equal(encodeCounts.messages - before, 1);
   assert.deepEqual(seen[0], seen[1]);
   assert.equal(seen[0]?.[0]?.events.length, 2);
+});
+
+test('readers that stand still over gRPC share the bytes of a message that waits for them', async () => {
+  const [streams, bytes] = [100, 1024 * 1024];
+  const shared = message({ resumeToken: 'x'.repeat(bytes) });
+  const opened: FakeStream[] = [];
+  const watchRunsOf = (): Promise<FakeStream> => {
+    const stream = new FakeStream().push(shared);
+    opened.push(stream);
+    return Promise.resolve(stream);
+  };
+  await using servers = await startServers({ jobs: { watchRuns: watchRunsOf } });
+  const before = process.memoryUsage().arrayBuffers;
+  const readers = Array.from({ length: streams }, () => READERS['gRPC']!(servers));
+  await until(
+    'all to be given it',
+    () => opened.length === streams && opened.every(({ pulls }) => pulls > 0),
+  );
+  await settled(() => process.memoryUsage().arrayBuffers);
+  const held = process.memoryUsage().arrayBuffers - before;
+  assert.ok(held < (streams * bytes) / 4, `${held} bytes are held for ${streams} readers of one message`);
+  for (const reader of readers) reader.leave();
+  await until('all to be closed', () => opened.every(({ closed }) => closed));
+});
+
+test('a call whose HTTP/2 stream cannot be had is written through grpc-js', async () => {
+  const written: Buffer[] = [];
+  const call = Object.assign(new EventEmitter(), {
+    write: (bytes: Buffer, done: () => void) => {
+      written.push(bytes);
+      done();
+    },
+  });
+  const sink = new Sink(call as unknown as ConstructorParameters<typeof Sink>[0]);
+  assert.equal(await sink.write(Buffer.from([0, 0, 0, 0, 2, 7, 8])), true);
+  assert.deepEqual(written, [Buffer.from([7, 8])]);
+  call.emit('cancelled');
+  assert.equal(await sink.write(Buffer.alloc(5)), false);
 });
 
 test('an error of the stream arrives after its messages, the same over every protocol', async () => {

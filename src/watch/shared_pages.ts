@@ -1,4 +1,4 @@
-import type { Clock, Timer } from '../base/clock.js';
+import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { LogPage } from './message.js';
@@ -24,7 +24,7 @@ export class SharedPages {
   readonly #readPage: ReadPage;
   /** In the order in which they were begun. */
   readonly #pages = new Map<string, SharedPage>();
-  #timer: Timer | undefined;
+  #sweepIsSet = false;
 
   constructor(clock: Clock, readPage: ReadPage) {
     this.#clock = clock;
@@ -57,15 +57,19 @@ export class SharedPages {
     page.then(({ events }) => {
       if (events.length === 0) forget();
     }, forget);
-    this.#timer ??= this.#clock.after(LIMITS.sharedPageMs, () => this.#sweep());
+    this.#sweepLater();
     return page;
   }
 
   /** Nothing is held for streams that may never ask again. */
-  #sweep(): void {
-    this.#timer = undefined;
-    this.#forgetOld();
-    if (this.#pages.size > 0) this.#timer = this.#clock.after(LIMITS.sharedPageMs, () => this.#sweep());
+  #sweepLater(): void {
+    if (this.#sweepIsSet || this.#pages.size === 0) return;
+    this.#sweepIsSet = true;
+    this.#clock.after(LIMITS.sharedPageMs, () => {
+      this.#sweepIsSet = false;
+      this.#forgetOld();
+      this.#sweepLater();
+    });
   }
 
   #forgetOld(): void {

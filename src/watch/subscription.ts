@@ -1,3 +1,4 @@
+import { Alarm } from '../base/alarm.js';
 import type { Clock } from '../base/clock.js';
 import { BatonError, type ErrorReason } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
@@ -68,7 +69,7 @@ export class Subscription {
   #sentThrough: bigint | undefined;
   #error: BatonError | undefined;
   #markAt: bigint | undefined;
-  #wake: (() => void) | undefined;
+  readonly #alarm: Alarm;
   /** Why the stream has ended, once it has; until then what it would be. */
   endReason: EndReason = 'CLOSED';
   /** Bytes that are held for this stream before anything that is here, the message that was given last included. */
@@ -89,11 +90,12 @@ export class Subscription {
     this.endAt = start.endAt;
     this.#lastSentAt = hub.clock.now();
     this.#markedAt = this.#lastSentAt;
+    this.#alarm = new Alarm(hub.clock);
     this.#reader = new PageReader({
       clock: hub.clock,
       read: (after) => hub.readPage(after, view.payload, start.epoch),
       isWanted: () => this.#pulled,
-      onSettled: () => this.#wake?.(),
+      onSettled: () => this.#alarm.wake(),
     });
   }
 
@@ -150,7 +152,7 @@ export class Subscription {
     if (this.#state !== 'live' && page.through > this.#cursor) this.#cursor = page.through;
     if (batch.messages.length > 0) {
       this.#queueBytes += batch.bytes;
-      this.#wake?.();
+      this.#alarm.wake();
     }
     return true;
   }
@@ -160,7 +162,7 @@ export class Subscription {
     this.#cursor = this.#covered();
     this.#state = 'catching up';
     this.#atEnd = false;
-    this.#wake?.();
+    this.#alarm.wake();
   }
 
   /**
@@ -191,7 +193,7 @@ export class Subscription {
       if (this.#state === 'catching up') {
         await this.#catchUp();
       } else {
-        await this.#waitUntil(this.#markedAt + this.#bookmarkMs);
+        await this.#alarm.until(this.#markedAt + this.#bookmarkMs);
       }
       if (this.#bookmarkIsDue()) return this.#bookmark(this.#covered());
     }
@@ -251,7 +253,7 @@ export class Subscription {
     }
     const { retryAt } = this.#reader;
     const markTime = this.#markedAt + this.#bookmarkMs;
-    await this.#waitUntil(retryAt > this.#hub.clock.now() ? Math.min(retryAt, markTime) : markTime);
+    await this.#alarm.until(retryAt > this.#hub.clock.now() ? Math.min(retryAt, markTime) : markTime);
     return undefined;
   }
 
@@ -279,20 +281,6 @@ export class Subscription {
     return undefined;
   }
 
-  async #waitUntil(time: number): Promise<void> {
-    const { clock } = this.#hub;
-    const delayMs = time - clock.now();
-    if (delayMs <= 0) return;
-    await new Promise<void>((resolve) => {
-      const timer = clock.after(delayMs, resolve);
-      this.#wake = () => {
-        timer.cancel();
-        resolve();
-      };
-    });
-    this.#wake = undefined;
-  }
-
   /** Ends the stream from the server's side: what is queued is still delivered, then a last token, then the error. */
   end(error: BatonError): void {
     if (this.#state === 'ended') return;
@@ -304,7 +292,7 @@ export class Subscription {
     this.#left();
     const last = this.#marker('BOOKMARK', revision);
     this.#queue.push({ message: last, bytes: 0 });
-    this.#wake?.();
+    this.#alarm.wake();
   }
 
   /** The writer has come for a message from elsewhere, which goes before what is here. */
@@ -341,10 +329,11 @@ export class Subscription {
     this.#takenBytes = 0;
     this.#hub.remove(this);
     this.#left();
-    this.#wake?.();
+    this.#alarm.wake();
   }
 
   #left(): void {
+    this.#alarm.cancel();
     for (const callback of this.#onEnd.splice(0)) callback();
   }
 }

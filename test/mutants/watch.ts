@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.js';
 const HUB = 'dist/src/watch/hub.js';
 const TAIL = 'dist/src/watch/tail.js';
 const SUBSCRIPTION = 'dist/src/watch/subscription.js';
+const SHARED_PAGES = 'dist/src/watch/shared_pages.js';
 const CALL_ABORT = `call.signal.addEventListener('abort', `;
 
 const TOKENS = 'every token on the way through a page resumes with exactly what follows';
@@ -172,6 +173,40 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
       ),
     ],
     caughtBy: 'a live stream without room goes on from the page that it refused',
+  },
+  ...[
+    {
+      name: 'each stream that catches up reads the log by itself',
+      edits: [edit(SHARED_PAGES, 'if (shared === undefined)', 'if (true)')],
+      caughtBy: 'are read once for those that ask at the same time, and soon after',
+    },
+    {
+      name: 'where the log ended is told to whoever asks later',
+      edits: [edit(SHARED_PAGES, 'if (events.length === 0)', 'if (false)')],
+      caughtBy: 'are not kept where the log ended, which is true for the moment only',
+    },
+    {
+      name: 'what one stream is refused is refused to others',
+      edits: [
+        edit(
+          SHARED_PAGES,
+          `error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE'`,
+          'error instanceof BatonError',
+        ),
+      ],
+      caughtBy: 'are not refused to one because they were refused to another',
+    },
+    {
+      name: 'pages are kept however old they are',
+      edits: [edit(SHARED_PAGES, 'if (until > now)', 'if (true)')],
+      caughtBy: 'are read anew when they are older, and nothing is kept of them meanwhile',
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'shared_pages' })),
+  {
+    name: 'each stream has a copy of the bytes',
+    edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#stream === undefined) {', 'if (true) {')],
+    testFile: 'rpc-stream',
+    caughtBy: 'readers that stand still over gRPC share the bytes of a message that waits for them',
   },
 ];
 

@@ -434,13 +434,15 @@ describeOnEveryPostgres('watchRuns', (openDatabase) => {
   };
 
   void test('a server that stops in the middle: the watch goes on elsewhere, nothing is lost or doubled', async () => {
-    for (const servers of [
-      [baton.grpcUrl, other.grpcUrl],
-      [baton.httpUrl, other.httpUrl],
-      [baton, other].map(({ httpUrl }) => createConnectTransport({ baseUrl: httpUrl, httpVersion: '1.1' })),
+    // Each time with another server in the place of the one that has stopped.
+    for (const serversNow of [
+      () => [baton, other].map(({ grpcUrl }) => grpcUrl),
+      () => [baton, other].map(({ httpUrl }) => httpUrl),
+      () =>
+        [baton, other].map(({ httpUrl }) => createConnectTransport({ baseUrl: httpUrl, httpVersion: '1.1' })),
     ]) {
       const before = (await truth()).length;
-      const watch = await new Following({ servers }).opened();
+      const watch = await new Following({ servers: serversNow() }).opened();
       const writing = createRuns(other, 150);
       await watch.has(30);
       await within(baton.stop(), 'the server to stop', 5000);

@@ -149,9 +149,14 @@ describeOnEveryPostgres('work that a server made itself', (open) => {
         const reader = watched ? await (await rig.open(0n)).live() : undefined;
         rig.tail.ring();
         await waitFor(() => rig.hub.position !== undefined, 'the tail to have a position');
+        // Every look has its answer before the runs are created, or begins when the own one is known.
+        const gate = rig.gated.hold(/run_events/);
+        rig.tail.ring();
+        await within(gate.reached.promise, 'a look before');
         rig.work.length = 0;
         const [own, other] = await create(db.pool, {}, {});
         assert.ok(rig.ownWork.add(must(own, 'a run')) && other !== undefined);
+        gate.open.send();
         rig.tail.ring();
         await waitFor(() => rig.work.length > 0, 'the tail to tell of the other');
         const runs = rig.work.flat().map((work) => work?.runs);

@@ -360,6 +360,8 @@ describeOnEveryPostgresAtOnce('the worker of baton/client', (open) => {
     await waits();
     const last = (await jobs.createRun({ repository: 'last' })).run!.id;
     await reaches(last, 'initializing');
+    // A claim of the same stage is answered after the one before it, which the program then has.
+    assert.deepEqual((await jobs.claimNext({ stage: 'initialize' })).claims, []);
     assert.equal(await program.end('SIGTERM'), 0, program.output);
     assert.equal((await get(last)).status, 'initialized', 'what was at work has ended before');
     assert.equal(program.output, '');

@@ -1,9 +1,9 @@
 import { execFile, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chown, mkdir } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { freePorts } from './chaos_ports.js';
 import { waitFor } from './wait.js';
 import pg from 'pg';
 
@@ -33,14 +33,6 @@ async function serverIdentity(): Promise<Identity | undefined> {
   if (process.getuid?.() !== 0) return undefined;
   const ask = async (flag: string): Promise<number> => Number((await run('id', [flag, 'postgres'])).stdout);
   return { uid: await ask('-u'), gid: await ask('-g') };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function answers(url: string): Promise<boolean> {
@@ -108,7 +100,7 @@ export async function serveDebianCluster(
   const identity = await serverIdentity();
   const data = join(dir, 'data');
   const options = { cwd: dir, ...identity };
-  const port = await freePort();
+  const [port = 0] = await freePorts(1);
   const all = { ...settings, port: String(port), listen_addresses: '127.0.0.1', unix_socket_directories: '' };
   const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const child = spawn(join(binDir, 'postgres'), ['-D', data, ...flags], { ...options, stdio: 'ignore' });

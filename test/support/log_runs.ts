@@ -146,14 +146,15 @@ export async function endLease(db: Queryable, id: string): Promise<void> {
 
 /**
  * The backends of this database that wait for a lock of a row, a transaction or their own making, by process id. Whole
- * tables are left out: for a moment anybody may wait for one while a server that has just started adds a partition.
+ * tables are left out: for a moment anybody may wait for one while a server that has just started adds a partition. So
+ * is the lock of commits that notify, for which those of all databases wait.
  *
  * @param part of the text of their statements
  */
 export async function waitingForLock(db: Queryable, part = ''): Promise<number[]> {
   const rows = await db.query<{ pid: number }>(
     `select pid from pg_stat_activity
-     where datname = current_database() and wait_event_type = 'Lock' and wait_event <> 'relation'
+     where datname = current_database() and wait_event_type = 'Lock' and wait_event not in ('relation', 'object')
        and position($1::text in query) > 0`,
     [part],
   );

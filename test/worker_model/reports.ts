@@ -210,6 +210,17 @@ function itemAnswer({ result }: UpdateStatusResult): Run | string | undefined {
   return info?.reason;
 }
 
+/** Of the runs that one batch makes wait the database says who came first: it changes them in the order of their ids. */
+async function takeTurnsOf(sim: Sim, rig: Rig, runs: readonly ModelRun[]): Promise<void> {
+  const due = runs.filter(({ view, dueInMs }) => view.state === 'PENDING' && dueInMs === 0);
+  const rows = await rig.database.pool.query<{ id: string }>(
+    'select id::text as id from baton.runs where id = any ($1::uuid[]) order by claimable_time, id',
+    [due.map(({ id }) => id)],
+  );
+  const turns = due.map(({ turn }) => turn).sort((a, b) => a - b);
+  rows.forEach(({ id }, index) => (sim.model.run(id).turn = turns[index] ?? 0));
+}
+
 const updateMany = fc.tuple(server, fc.array(reportFields, { minLength: 2, maxLength: 4 })).map(([at, all]) =>
   command(
     `updateMany ${all.length} at ${at}`,
@@ -218,6 +229,7 @@ const updateMany = fc.tuple(server, fc.array(reportFields, { minLength: 2, maxLe
       const { results } = await rig.server(at).jobs.batchUpdateStatus({ requests: items.map(toProto) });
       // Each run is shown as it is after its item, so the model has to keep pace; those of one run are in order.
       const last = new Map(items.map((what, index) => [what.run, index]));
+      const turns = new Map(items.map(({ run }) => [run, run.turn]));
       items.forEach((what, index) => {
         sim.reports.push(what);
         const outcome = sim.model.report(what.run, what.token, what.report);
@@ -230,6 +242,11 @@ const updateMany = fc.tuple(server, fc.array(reportFields, { minLength: 2, maxLe
           sameOutcome(answer, what, outcome);
         else if (last.get(what.run) === index) sameOutcome(answer, what, outcome);
       });
+      await takeTurnsOf(
+        sim,
+        rig,
+        [...last.keys()].filter((run) => run.turn !== turns.get(run)),
+      );
     },
     hasTokens,
   ),

@@ -362,7 +362,7 @@ void test('a refused request is thrown at once, a lost connection is not', async
 void test('pauses grow while every server fails, and it gives up when it was told to', async () => {
   const watch = await new Following({
     servers: ['http://127.0.0.1:1', 'http://127.0.0.1:1'],
-    giveUpAfterMs: 1200,
+    giveUpAfterMs: 2000,
   }).end();
   assert.equal(ConnectError.from(watch.error).code, Code.Unavailable);
   const delays = watch.reconnects.map(({ delayMs }) => delayMs);

@@ -231,7 +231,7 @@ describeOnEveryPostgres('what the worker mutants break', (open) => {
 
   void test('nobody is told of a lost lease while an earlier copy of the call may still commit', async () => {
     const id = await create();
-    const held = await claim(1n);
+    const held = await claim(2n);
     // What the earlier copy has done when its server comes to a stop before the commit.
     const copy = await database.connect();
     await copy.query('begin');

@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cleanUpLater } from '../support/cleanup.js';
@@ -10,6 +9,7 @@ import { closedLoop, pause } from '../support/loops.js';
 import type { Made } from '../support/tally.js';
 import { wallClockMs } from '../support/wall_clock.js';
 import { etcdPut, etcdRevision } from '../support/wire.js';
+import { freePorts } from '../../test/support/chaos_ports.js';
 import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
 
 /** Debian's package etcd-server. */
@@ -25,18 +25,10 @@ const EVENT_OVERHEAD_BYTES = 25;
 
 export const etcdInstalled = existsSync(ETCD);
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
 /** etcd with its defaults, durable as the others, in a temporary folder. */
 export const etcdSource: OpenSource = async () => {
   const dir = await mkdtemp(join(tmpdir(), 'baton-bench-etcd-'));
-  const [port, peerPort] = [await freePort(), await freePort()];
+  const [port = 0, peerPort = 0] = await freePorts(2);
   const [url, peerUrl] = [`http://127.0.0.1:${port}`, `http://127.0.0.1:${peerPort}`];
   const server = spawn(
     ETCD,

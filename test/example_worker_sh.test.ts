@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { ROOT } from '../examples/ci/build.js';
 import { connect, type Jobs } from '../examples/ci/client.js';
 import type { Run } from '../gen/baton/v1/run_pb.js';
-import { freePorts } from './support/chaos_ports.js';
+import { freePorts } from './support/free_ports.js';
 import { processesWith, Program } from './support/example-ci.js';
 import { ServerProcess, temporaryDir } from './support/process.js';
 import { waitFor } from './support/wait.js';

@@ -22,9 +22,9 @@ import { service as healthService } from 'grpc-health-check';
 import pg from 'pg';
 import { JobService } from '../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../gen/baton/v1/pipeline_service_pb.js';
-import type { Clock } from '../src/base/clock.js';
 import { Health, HEALTH_SERVICES } from '../src/rpc/health.js';
 import { describeOnEveryPostgres, silent, type TestDatabase } from './support/database.js';
+import { ManualClock } from './support/manual_clock.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { Signal, waitFor, within } from './support/wait.js';
 
@@ -269,35 +269,6 @@ describeOnEveryPostgres('health and reflection', (open) => {
     );
   }
 });
-
-/** Time that goes on only when the test says so. */
-class ManualClock implements Clock {
-  #now = 0;
-  #timers: { readonly at: number; readonly task: () => void }[] = [];
-
-  now(): number {
-    return this.#now;
-  }
-
-  after(delayMs: number, task: () => void): { cancel(): void } {
-    const timer = { at: this.#now + delayMs, task };
-    this.#timers.push(timer);
-    return { cancel: () => (this.#timers = this.#timers.filter((one) => one !== timer)) };
-  }
-
-  /** Lets a time pass, and what is due then happen. */
-  async pass(ms: number): Promise<void> {
-    this.#now += ms;
-    const due = this.#timers.filter(({ at }) => at <= this.#now);
-    this.#timers = this.#timers.filter(({ at }) => at > this.#now);
-    for (const { task } of due) task();
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-
-  get timers(): number {
-    return this.#timers.length;
-  }
-}
 
 void test('health: the database is asked every 5 s, and one that does not answer counts as away', async () => {
   const clock = new ManualClock();

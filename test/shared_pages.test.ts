@@ -1,44 +1,18 @@
 /** Pages of the log that streams which catch up have in common; see src/watch/shared_pages.ts. */
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
-import { Alarm } from '../src/base/alarm.js';
-import type { Clock } from '../src/base/clock.js';
 import { BatonError, type ErrorReason } from '../src/base/errors.js';
 import { LIMITS } from '../src/base/limits.js';
+import { MATCH_ALL } from '../src/run/filter.js';
+import { Hub } from '../src/watch/hub.js';
 import type { LogPage } from '../src/watch/message.js';
 import { SharedPages } from '../src/watch/shared_pages.js';
+import { ManualClock } from './support/manual_clock.js';
 import { sampleEvent } from './support/rpc-fake.js';
 import { Signal } from './support/wait.js';
 
-/** A clock that a test turns. */
-class HandClock implements Clock {
-  #now = 0;
-  readonly #timers = new Map<() => void, number>();
-
-  get timers(): number {
-    return this.#timers.size;
-  }
-
-  now(): number {
-    return this.#now;
-  }
-
-  after(delayMs: number, task: () => void): { cancel(): void } {
-    const run = (): void => task();
-    this.#timers.set(run, this.#now + delayMs);
-    return { cancel: () => void this.#timers.delete(run) };
-  }
-
-  turn(ms: number): void {
-    this.#now += ms;
-    for (const [run, at] of [...this.#timers]) {
-      if (at <= this.#now && this.#timers.delete(run)) run();
-    }
-  }
-}
-
 void describe('pages that streams have in common', () => {
-  let clock: HandClock;
+  let clock: ManualClock;
   let reads: string[];
   /** What the next readings come to, by revision; a page with one event where nothing is said. */
   let outcomes: Map<bigint, (() => Promise<LogPage>)[]>;
@@ -61,7 +35,7 @@ void describe('pages that streams have in common', () => {
     );
 
   beforeEach(() => {
-    clock = new HandClock();
+    clock = new ManualClock();
     [reads, outcomes] = [[], new Map()];
     pages = new SharedPages(clock, (after, payload, epoch) => {
       reads.push(`${epoch} ${after} ${payload}`);
@@ -71,7 +45,7 @@ void describe('pages that streams have in common', () => {
 
   void test('are read once for those that ask at the same time, and soon after', async () => {
     const [one, two] = await Promise.all([pages.read(5n, false, 'e'), pages.read(5n, false, 'e')]);
-    clock.turn(LIMITS.sharedPageMs - 1);
+    await clock.pass(LIMITS.sharedPageMs - 1);
     assert.ok(one === two && one === (await pages.read(5n, false, 'e')));
     assert.equal(reads.length, 1);
   });
@@ -86,7 +60,7 @@ void describe('pages that streams have in common', () => {
 
   void test('are read anew when they are older, and nothing is kept of them meanwhile', async () => {
     await pages.read(5n, false, 'e');
-    clock.turn(LIMITS.sharedPageMs);
+    await clock.pass(LIMITS.sharedPageMs);
     assert.equal(clock.timers, 0);
     await pages.read(5n, false, 'e');
     assert.equal(reads.length, 2);
@@ -132,35 +106,26 @@ void describe('pages that streams have in common', () => {
     assert.equal((await pages.read(5n, false, 'e')).events.length, 1);
   });
 
-  void test('an alarm sets no timer for a sleep that the running one ends in time', async () => {
-    let set = 0;
-    const counting: Clock = {
-      now: () => clock.now(),
-      after: (delayMs, task) => {
-        set += 1;
-        return clock.after(delayMs, task);
+  void test('are read once for all streams of a hub that catch up together', async () => {
+    const asked: bigint[] = [];
+    const hub = new Hub({
+      clock,
+      readPage: (after) => {
+        asked.push(after);
+        return Promise.resolve(pageAfter(after));
       },
-    };
-    const alarm = new Alarm(counting);
-    for (let slept = 0; slept < 3; slept += 1) {
-      const sleep = alarm.until(100);
-      alarm.wake();
-      await sleep;
-    }
-    assert.equal(set, 1);
-    const earlier = alarm.until(50);
-    clock.turn(50);
-    await earlier;
-    const later = alarm.until(100);
-    clock.turn(50);
-    await later;
-    assert.deepEqual([set, clock.timers], [3, 0]);
-    await alarm.until(100);
-    assert.equal(set, 3, 'a time that has passed is not slept for');
-    const canceled = alarm.until(200);
-    alarm.wake();
-    await canceled;
-    alarm.cancel();
-    assert.equal(clock.timers, 0);
+      onDemand: () => undefined,
+      onForeign: () => undefined,
+      limits: { ageMs: undefined, stallMs: 60_000 },
+    });
+    const streams = Array.from({ length: 10 }, () => hub.open(MATCH_ALL, false, 'e', 0n, 60_000));
+    await Promise.all(
+      streams.map(async (stream) => {
+        assert.equal((await stream.next())?.kind, 'OPENED');
+        for (const revision of [1n, 2n, 3n]) assert.equal((await stream.next())?.revision, revision);
+        stream.close();
+      }),
+    );
+    assert.deepEqual(asked, [0n, 1n, 2n]);
   });
 });

@@ -16,7 +16,7 @@ import {
   type RunHandler,
   type WorkerSettings,
 } from '../src/client/index.js';
-import { freePorts } from './support/chaos_ports.js';
+import { freePorts } from './support/free_ports.js';
 import { FaultProxy } from './support/chaos_proxy.js';
 import { describeOnEveryPostgresAtOnce, type TestDatabase } from './support/database.js';
 import { Program } from './support/example-ci.js';

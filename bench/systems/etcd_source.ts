@@ -9,7 +9,7 @@ import { closedLoop, pause } from '../support/loops.js';
 import type { Made } from '../support/tally.js';
 import { wallClockMs } from '../support/wall_clock.js';
 import { etcdPut, etcdRevision } from '../support/wire.js';
-import { freePorts } from '../../test/support/chaos_ports.js';
+import { freePorts } from '../../test/support/free_ports.js';
 import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
 
 /** Debian's package etcd-server. */

@@ -54,8 +54,8 @@ const END_REASONS = [
  *   1. The tail reads a page and calls `publish`, which never waits for anything.
  *   2. For each view the matching events become messages once; each live stream of the view is offered them.
  *   3. A stream that has no room refuses the whole page. It leaves the live set at the position before that page and
- *      catches up by reading the log at its own pace, so it can slow nobody down and nothing is lost. Streams that do so at the
- *      same time share the pages.
+ *      catches up by reading the log at its own pace, so it can slow nobody down and nothing is lost. Streams that do
+ *      so at the same time share the pages.
  *   4. A stream that has caught up joins again: its position is the tail's, or within the pages remembered here.
  *
  * Joining and publishing are both synchronous, so no event can fall between them.

@@ -4,7 +4,7 @@ import pg from 'pg';
 import { migrate } from '../../src/store/migrate.js';
 import { extendLog } from '../../src/store/log_partitions.js';
 import { createPool } from '../../src/store/pool.js';
-import { freePorts } from '../support/chaos_ports.js';
+import { freePorts } from '../support/free_ports.js';
 import { silent } from '../support/database.js';
 import { Prng } from '../support/log_prng.js';
 import { temporaryDir } from '../support/process.js';

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { FaultProxy } from './chaos_proxy.js';
-import { freePorts } from './chaos_ports.js';
+import { freePorts } from './free_ports.js';
 import { ServerProcess } from './process.js';
 import { within } from './wait.js';
 

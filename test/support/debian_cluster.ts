@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { chown, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { freePorts } from './chaos_ports.js';
+import { freePorts } from './free_ports.js';
 import { waitFor } from './wait.js';
 import pg from 'pg';
 

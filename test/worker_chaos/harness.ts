@@ -11,7 +11,7 @@ import {
   type Schedule,
 } from '../support/chaos_faults.js';
 import { Oracle } from '../support/chaos_oracle.js';
-import { freePorts } from '../support/chaos_ports.js';
+import { freePorts } from '../support/free_ports.js';
 import { ChaosPostgres } from '../support/chaos_postgres.js';
 import { ChaosServer } from '../support/chaos_servers.js';
 import { connect } from '../support/chaos_sql.js';

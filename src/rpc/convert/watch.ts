@@ -90,9 +90,9 @@ export const FRAME_PREFIX_BYTES = 5;
 const framed = new WeakMap<WatchMessage, Buffer>();
 
 /**
- * The message in binary protobuf, behind gRPC's prefix. Bytes are kept by the identity of the message, so that streams with the same view
- * share them, and those of each event by the identity of the event, so that streams with different filters share at
- * least these. They live as long as the objects they were made from.
+ * The message in binary protobuf, behind gRPC's prefix. Bytes are kept by the identity of the message, so that streams
+ * with the same view share them, and those of each event by the identity of the event, so that streams with different
+ * filters share at least these. They live as long as the objects they were made from.
  */
 export function frameWatchMessage(message: WatchMessage): Buffer {
   let bytes = framed.get(message);

@@ -57,7 +57,8 @@ async function readPort(path: string): Promise<number | undefined> {
   }
 }
 
-async function isFree(port: number): Promise<boolean> {
+/** Whether somebody could listen on this port of the loopback address now. */
+export async function isFree(port: number): Promise<boolean> {
   const server = createServer();
   try {
     await new Promise<void>((resolve, reject) => {

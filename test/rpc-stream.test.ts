@@ -193,6 +193,22 @@ test('a call whose HTTP/2 stream cannot be had is written through grpc-js', asyn
   assert.equal(await sink.write(Buffer.alloc(5)), false);
 });
 
+test('nothing is written behind the status with which grpc-js ends a stream, and the call ends with it', async () => {
+  const written: Buffer[] = [];
+  const stream = Object.assign(new EventEmitter(), {
+    ...{ writableEnded: true, closed: false, destroyed: false, headersSent: true },
+    write: (bytes: Buffer) => written.push(bytes),
+  });
+  const call = Object.assign(new EventEmitter(), { call: { stream } });
+  const sink = new Sink(call as unknown as ConstructorParameters<typeof Sink>[0]);
+  let room: boolean | undefined;
+  const asked = sink.write(Buffer.alloc(5)).then((answer) => (room = answer));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual([written, room], [[], undefined], 'it waits to be told why');
+  call.emit('cancelled');
+  assert.equal(await within('the end', asked), false);
+});
+
 test('an error of the stream arrives after its messages, the same over every protocol', async () => {
   const failing = (): FakeStream =>
     new FakeStream().push(OPENED, new BatonError('SLOW_CONSUMER', 'too slow', { retryDelayMs: 500 }));

@@ -203,6 +203,19 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
     },
   ].map((mutant) => ({ ...mutant, testFile: 'shared_pages' })),
   {
+    name: 'a hub does not share what its streams read',
+    edits: [edit(HUB, 'this.#pages.read(', 'this.#options.readPage(')],
+    testFile: 'shared_pages',
+    caughtBy: 'are read once for all streams of a hub that catch up together',
+  },
+  {
+    name: 'a message is written behind the status',
+    edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#isOver())', 'if (false)')],
+    testFile: 'rpc-stream',
+    caughtBy:
+      'nothing is written behind the status with which grpc-js ends a stream, and the call ends with it',
+  },
+  {
     name: 'each stream has a copy of the bytes',
     edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#stream === undefined) {', 'if (true) {')],
     testFile: 'rpc-stream',

@@ -119,13 +119,11 @@ describeOnEveryPostgres('what the watch mutants break', (open) => {
   void test(
     'a LISTEN connection that went half open is found out and replaced',
     rigged(async (rig) => {
-      const url = new URL(rig.db.url);
-      const proxy = await FaultProxy.start({ host: url.hostname, port: Number(url.port) });
-      url.port = String(proxy.port);
+      const { proxy, url } = await FaultProxy.before(rig.db.url);
       rig.tail.start();
       const reader = await (await rig.open(0n)).live();
       rig.clock.speed = 20;
-      const listener = await listen(rig, url.toString());
+      const listener = await listen(rig, url);
       try {
         proxy.mode = 'half-open';
         await rig.insert();

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import { BatonError } from '../src/base/errors.js';
-import { createPool } from '../src/store/pool.js';
+import { createPool, type Pool } from '../src/store/pool.js';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { describeOnEveryPostgres, silent } from './support/database.js';
+import { describeOnEveryPostgres, silent, type TestDatabase } from './support/database.js';
+import { startFalseProcessIds } from './support/false_process_ids.js';
 import { create, fresh, waitingForLock } from './support/log_runs.js';
 import { waitFor, within } from './support/wait.js';
 
@@ -35,10 +37,8 @@ describeOnEveryPostgres('a transaction', (open) => {
 describeOnEveryPostgres('a pool', (open) => {
   void test('is closed when its connections are gone, those that have gone silent among them', async () => {
     const database = await open();
-    const url = new URL(database.url);
-    const proxy = await FaultProxy.start({ host: '127.0.0.1', port: Number(url.port) });
-    url.port = String(proxy.port);
-    const pool = createPool({ databaseUrl: url.toString(), connections: 3, log: silent });
+    const { proxy, url } = await FaultProxy.before(database.url);
+    const pool = createPool({ databaseUrl: url, connections: 3, log: silent });
     try {
       const keeping = { name: 'sleep', text: 'select pg_sleep(0.1)' };
       await Promise.all([keeping.text, keeping.text, keeping].map((statement) => pool.query(statement)));
@@ -54,6 +54,108 @@ describeOnEveryPostgres('a pool', (open) => {
     } finally {
       pool.abort();
       await proxy.close();
+      await database.drop();
+    }
+  });
+});
+
+/** Works with a pool whose connections go through a network that can break. */
+async function throughProxy(
+  open: () => Promise<TestDatabase>,
+  body: (pool: Pool, proxy: FaultProxy) => Promise<void>,
+): Promise<void> {
+  const database = await open();
+  const { proxy, url } = await FaultProxy.before(database.url);
+  const pool = createPool({ databaseUrl: url, connections: 8, log: silent });
+  try {
+    await body(pool, proxy);
+  } finally {
+    pool.abort();
+    await pool.close();
+    await proxy.close();
+    await database.drop();
+  }
+}
+
+const isAway = (error: unknown): boolean =>
+  error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE';
+
+describeOnEveryPostgres('a connection', (open) => {
+  for (const mode of ['half-open', 'drop-to-client', 'drop-to-server'] as const) {
+    void test(`that was lost without a word (${mode}) fails its statement within seconds`, () =>
+      throughProxy(open, async (pool, proxy) => {
+        const kept = { name: 'one', text: 'select 1 as one' };
+        const all = (): Promise<unknown>[] => [
+          pool.query(kept),
+          pool.query('select 1'),
+          pool.transaction((tx) => tx.query('select 1')),
+        ];
+        await Promise.all(all());
+        proxy.mode = mode;
+        const lost = all();
+        const outcomes = Promise.allSettled(lost);
+        await waitFor(() => proxy.lostBytes > 0, 'bytes to be lost');
+        // Nothing is known as long as nobody answers.
+        await pause(1500);
+        proxy.mode = 'pass';
+        // Alone it would be 30 s.
+        const settled = await within(outcomes, 'the lost statements to fail', 10_000);
+        assert.deepEqual(
+          settled.map((outcome) => outcome.status === 'rejected' && isAway(outcome.reason)),
+          [true, true, true],
+        );
+        assert.deepEqual(await pool.query(kept), [{ one: 1 }]);
+      }));
+  }
+
+  void test('that nobody uses is not trusted any more when another one was lost', () =>
+    throughProxy(open, async (pool, proxy) => {
+      const processes = async (count: number): Promise<ReadonlySet<unknown>> => {
+        const rows = await Promise.all(
+          Array.from({ length: count }, () => pool.query('select pg_backend_pid() as pid, pg_sleep(0.1)')),
+        );
+        return new Set(rows.map(([row]) => row?.['pid']));
+      };
+      const before = await processes(4);
+      assert.equal(before.size, 4);
+      proxy.mode = 'half-open';
+      const lost = assert.rejects(pool.query('select 1'), isAway);
+      await waitFor(() => proxy.lostBytes > 0, 'bytes to be lost');
+      proxy.mode = 'pass';
+      await within(lost, 'the lost statement to fail', 10_000);
+      const after = await processes(4);
+      assert.deepEqual(
+        [...after].filter((pid) => before.has(pid)),
+        [],
+      );
+    }));
+
+  void test('whose statement is slow, or waits for a lock, is left alone', () =>
+    throughProxy(open, async (pool) => {
+      const [run] = await create(pool, {});
+      const lock = 'select 1 as one from baton.runs where id = $1 for update';
+      const [slow, locked] = await pool.transaction(async (tx) => {
+        await tx.query(lock, [run?.id]);
+        const waiting = pool.query(lock, [run?.id]);
+        await waitFor(async () => (await waitingForLock(pool)).length > 0, 'another to wait');
+        return [await tx.query('select 1 as one, pg_sleep(2)'), waiting];
+      });
+      assert.deepEqual([slow[0]?.['one'], await locked], [1, [{ one: 1 }]]);
+    }));
+});
+
+describeOnEveryPostgres('a connection through a pooler', (open) => {
+  void test('whose statement is slow is left alone, since its process is not known', async () => {
+    const database = await open();
+    const pooler = await startFalseProcessIds(database.url);
+    const pool = createPool({ databaseUrl: pooler.url, connections: 2, log: silent });
+    try {
+      const [row] = await pool.query('select 1 as one, pg_backend_pid() as pid, pg_sleep(2)');
+      assert.equal(row?.['one'], 1);
+      assert.equal(pool.owns(row['pid'] as number), false);
+    } finally {
+      await pool.close();
+      await pooler.close();
       await database.drop();
     }
   });

@@ -262,10 +262,8 @@ describeOnEveryPostgres('the ticks of schedules', (open) => {
   void test('a server that is cut off in the middle of a tick does not keep it', async () => {
     await put(['yearly', { cron: RARELY }]);
     const tick = await makeDue(db.pool, 'yearly', SECOND_MS);
-    const url = new URL(db.url);
-    const proxy = await FaultProxy.start({ host: url.hostname, port: Number(url.port) });
-    url.port = String(proxy.port);
-    const cut = sweeper(db, 'cut', url.toString());
+    const { proxy, url } = await FaultProxy.before(db.url);
+    const cut = sweeper(db, 'cut', url);
     const gate = await Gate.install(db, 'cut');
     await gate.close();
     const stuck = cut.schedules.sweep();

@@ -9,10 +9,8 @@ import { waitFor, within } from './support/wait.js';
 describeOnEveryPostgresAtOnce('a stop', (open) => {
   void test('comes to an end although the database has gone silent', async () => {
     const database = await open();
-    const url = new URL(database.url);
-    const proxy = await FaultProxy.start({ host: '127.0.0.1', port: Number(url.port) });
-    url.port = String(proxy.port);
-    const baton = await startTestServer(url.toString());
+    const { proxy, url } = await FaultProxy.before(database.url);
+    const baton = await startTestServer(url);
     await baton.jobs.createRun({});
     proxy.mode = 'half-open';
     // Statements that will never be answered, more than there are connections, and what the server does by itself.
@@ -31,10 +29,8 @@ describeOnEveryPostgresAtOnce('a stop', (open) => {
 
   void test('lets the process end although idle connections have gone silent', async () => {
     const database = await open();
-    const url = new URL(database.url);
-    const proxy = await FaultProxy.start({ host: '127.0.0.1', port: Number(url.port) });
-    url.port = String(proxy.port);
-    const server = new ServerProcess(['serve', ...ANY_PORT, '--no-listen', '--database-url', url.toString()]);
+    const { proxy, url } = await FaultProxy.before(database.url);
+    const server = new ServerProcess(['serve', ...ANY_PORT, '--no-listen', '--database-url', url]);
     try {
       await server.ready();
       const calls = Array.from({ length: 10 }, () => server.call('ListRuns', {}));

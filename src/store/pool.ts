@@ -1,8 +1,10 @@
 import pg from 'pg';
+import { systemClock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import { toStoreError } from './store_error.js';
 import { parseTimestamp, TIMESTAMPTZ } from './timestamps.js';
+import { destroySocket, processIdOf, Watchdog, type Watched } from './watchdog.js';
 
 /**
  * A statement that runs so often that each connection keeps its plan. Only for texts whose best plan does not depend
@@ -125,25 +127,37 @@ interface Connections {
   owns(processId: number): boolean;
   /** One of one's own. One that broke on the way is not given back to the pool. */
   checkOut(): Promise<Session>;
+  /** Breaks those that nobody uses, so that they are replaced at the next use. */
+  cutIdle(): void;
   close(): Promise<void>;
   abort(): void;
 }
 
-function openConnections(options: PoolOptions, max: number, settings: string | undefined): Connections {
+/** How the sessions of a pool present themselves. */
+function sessionConfig(options: PoolOptions): pg.ClientConfig {
+  return { connectionString: options.databaseUrl, application_name: options.name ?? 'baton' };
+}
+
+function openConnections(
+  options: PoolOptions,
+  max: number,
+  settings: string | undefined,
+  watchdog: Watchdog,
+): Connections {
   const pool = new pg.Pool({
-    connectionString: options.databaseUrl,
+    ...sessionConfig(options),
     max,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
     ...(settings === undefined ? {} : { lock_timeout: LOCK_TIMEOUT_MS, options: settings }),
     idleTimeoutMillis: 30_000,
     keepAlive: true,
-    application_name: options.name ?? 'baton',
     types,
   });
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
   // A new client has no listener either until its caller goes on, and an error may come with its very first answer.
   const clients = new Set<pg.PoolClient>();
+  const inUse = new Set<pg.PoolClient>();
   const processIds = new Set<number | undefined>();
   let aborted = false;
   // Not every transaction pooler brings a statement back to the connection that knows its plan.
@@ -157,9 +171,12 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
     if (options.pooled !== true) processIds.add(processIdOf(client));
     if (aborted) destroySocket(client);
   });
+  pool.on('acquire', (client) => inUse.add(client));
+  pool.on('release', (_error, client) => inUse.delete(client));
   let onEmpty: (() => void) | undefined;
   pool.on('remove', (client) => {
     clients.delete(client);
+    inUse.delete(client);
     processIds.delete(processIdOf(client));
     if (clients.size === 0) onEmpty?.();
   });
@@ -181,12 +198,14 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
         broken = error;
       };
       client.on('error', onError);
+      const watched: Watched = { processId: processIdOf(client), cut: () => destroySocket(client) };
       const session: Session = {
         commits: false,
         async query<Row extends pg.QueryResultRow>(
           statement: string | Statement,
           values?: unknown[],
         ): Promise<Row[]> {
+          watchdog.began(watched);
           try {
             return (await client.query<Row>(toQuery(statement, values))).rows;
           } catch (error) {
@@ -194,6 +213,8 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
             if (!(error instanceof pg.DatabaseError))
               broken = error instanceof Error ? error : new Error(String(error));
             throw toStoreError(error);
+          } finally {
+            watchdog.ended(watched);
           }
         },
         async rollback() {
@@ -205,6 +226,9 @@ function openConnections(options: PoolOptions, max: number, settings: string | u
         },
       };
       return session;
+    },
+    cutIdle() {
+      for (const client of clients) if (!inUse.has(client)) destroySocket(client);
     },
     async close() {
       await pool.end();
@@ -227,8 +251,16 @@ export function createPool(options: PoolOptions): Pool {
   const pooled = options.pooled === true;
   const keeping = pooled ? 0 : (options.keeping ?? Math.floor(options.connections / 2));
   const texts = Math.max(options.connections - keeping, 1);
-  const planned = openConnections(options, texts, pooled ? undefined : NO_JIT);
-  const kept = keeping === 0 ? planned : openConnections(options, keeping, KEPT_PLANS);
+  const watchdog = new Watchdog({
+    clock: systemClock,
+    log: options.log,
+    config: sessionConfig(options),
+    onLost: () => {
+      for (const connections of all) connections.cutIdle();
+    },
+  });
+  const planned = openConnections(options, texts, pooled ? undefined : NO_JIT, watchdog);
+  const kept = keeping === 0 ? planned : openConnections(options, keeping, KEPT_PLANS, watchdog);
   const all = [...new Set([planned, kept])];
   const sum = (count: (pool: pg.Pool) => number): number =>
     all.reduce((total, { pool }) => total + count(pool), 0);
@@ -305,20 +337,11 @@ export function createPool(options: PoolOptions): Pool {
     },
     async close() {
       await Promise.all(all.map((connections) => connections.close()));
+      await watchdog.close();
     },
     abort() {
+      watchdog.abort();
       for (const connections of all) connections.abort();
     },
   };
-}
-
-/** What the notifications of a connection are signed with. */
-function processIdOf(client: pg.PoolClient): number | undefined {
-  return (client as unknown as { processID?: number }).processID;
-}
-
-/** Cuts a connection without a goodbye, which the other side of a half-open one would never answer. */
-export function destroySocket(client: pg.Client | pg.PoolClient): void {
-  const { connection } = client as unknown as { connection?: { stream?: { destroy?: () => void } } };
-  connection?.stream?.destroy?.();
 }

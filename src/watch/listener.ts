@@ -2,7 +2,7 @@ import pg from 'pg';
 import { backoffMs } from '../base/backoff.js';
 import type { Clock, Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
-import { destroySocket } from '../store/pool.js';
+import { destroySocket } from '../store/watchdog.js';
 
 /** The channel on which the log rings after every commit that changed a run. */
 export const LOG_CHANNEL = 'baton_log';

@@ -96,6 +96,9 @@ export class Watcher {
   #tokenRevision = 0n;
   #lastSeenAt = 0;
   #reading = false;
+  /** Of the attempt under way: whether nothing was broken when it began, and whether it was answered. */
+  #calm = false;
+  #opened = false;
   #listening = false;
   resumes = 0;
   messages = 0;
@@ -142,8 +145,13 @@ export class Watcher {
       this.#listening = server.listening;
       const connection = connectStream(server, this.spec.protocol);
       this.#lastSeenAt = performance.now();
+      this.#calm = this.#context.isCalm();
+      this.#opened = false;
       const watchdog = setInterval(() => {
-        if (!this.#reading && performance.now() - this.#lastSeenAt > SILENCE_MS) attempt.abort();
+        if (this.#reading || performance.now() - this.#lastSeenAt <= SILENCE_MS || attempt.signal.aborted)
+          return;
+        if (!this.#opened) this.#noteOpen(performance.now() - this.#lastSeenAt);
+        attempt.abort();
       }, 250);
       // Some streams begin anew after a while, as a client that was restarted would.
       const renew = this.spec.withState === true ? setTimeout(() => this.#renew(attempt), 9000) : undefined;
@@ -204,7 +212,6 @@ export class Watcher {
     } else {
       this.resumes += 1;
     }
-    const calm = this.#context.isCalm();
     const openedFrom = performance.now();
     const request = {
       filter: toProtoFilter(this.spec.filter),
@@ -217,7 +224,8 @@ export class Watcher {
       this.#lastSeenAt = performance.now();
       if (segment !== this.#segment || signal.aborted) return;
       if (message.kind === WatchKind.OPENED) {
-        this.#noteOpen(performance.now() - openedFrom, calm && this.#context.isCalm());
+        this.#opened = true;
+        this.#noteOpen(performance.now() - openedFrom);
         if (resuming) segment.resumed.push({ asked, opened: message.revision });
         else if (!withState) segment.start = message.revision;
       }
@@ -231,10 +239,14 @@ export class Watcher {
     }
   }
 
-  #noteOpen(tookMs: number, calm: boolean): void {
-    if (!calm) return;
+  /** A stream that was given up before it was opened counts with the time until then. */
+  #noteOpen(tookMs: number): void {
+    if (!this.#calm || !this.#context.isCalm()) return;
     this.slowestOpenMs = Math.max(this.slowestOpenMs, tookMs);
-    if (tookMs > OPEN_LIMIT_MS) this.faults.push(`opened after ${Math.round(tookMs)} ms on healthy servers`);
+    if (tookMs > OPEN_LIMIT_MS)
+      this.faults.push(
+        `${this.#opened ? 'opened' : 'not opened'} after ${Math.round(tookMs)} ms on healthy servers`,
+      );
   }
 
   #take(segment: Segment, message: WatchRunsResponse): void {

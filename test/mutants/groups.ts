@@ -173,4 +173,34 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     testFile: 'pool',
     caughtBy: 'is closed when its connections are gone, those that have gone silent among them',
   },
+  {
+    name: 'a lost connection is not looked for',
+    edits: [edit('dist/src/store/watchdog.js', 'if (this.#timer === undefined)', 'if (false)')],
+    testFile: 'pool',
+    caughtBy: 'that was lost without a word (half-open) fails its statement within seconds',
+  },
+  {
+    name: 'calls wait for the timeout of those that lost their connection',
+    edits: [edit('dist/src/store/watchdog.js', 'connection.cut();', '')],
+    testFile: 'lost_connections',
+    caughtBy: 'hold up neither calls nor streams that come later (drop-to-client)',
+  },
+  {
+    name: 'idle connections are trusted after another one was lost',
+    edits: [edit('dist/src/store/watchdog.js', 'this.#options.onLost();', '')],
+    testFile: 'pool',
+    caughtBy: 'that nobody uses is not trusted any more when another one was lost',
+  },
+  {
+    name: 'what a pooler says of processes is believed',
+    edits: [edit('dist/src/store/watchdog.js', 'answer?.own === processIdOf(client)', 'answer')],
+    testFile: 'pool',
+    caughtBy: 'whose statement is slow is left alone, since its process is not known',
+  },
+  {
+    name: 'a backend at work is taken for lost',
+    edits: [edit('dist/src/store/watchdog.js', `a.state not like 'idle%'`, 'false')],
+    testFile: 'pool',
+    caughtBy: 'whose statement is slow, or waits for a lock, is left alone',
+  },
 ];

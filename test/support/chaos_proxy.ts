@@ -65,6 +65,14 @@ export class FaultProxy {
     return proxy;
   }
 
+  /** In front of the database of this URL, and the URL that goes through it. */
+  static async before(databaseUrl: string): Promise<{ readonly proxy: FaultProxy; readonly url: string }> {
+    const url = new URL(databaseUrl);
+    const proxy = await FaultProxy.start({ host: url.hostname, port: Number(url.port) });
+    url.port = String(proxy.port);
+    return { proxy, url: url.toString() };
+  }
+
   get port(): number {
     return (this.#server.address() as AddressInfo).port;
   }

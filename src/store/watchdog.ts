@@ -1,0 +1,169 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import pg from 'pg';
+import type { Clock, Timer } from '../base/clock.js';
+import type { Logger } from '../base/log.js';
+
+/** A connection on which statements are sent. */
+export interface Watched {
+  /** Of the backend that it was told it has; undefined when it was told of none. */
+  readonly processId: number | undefined;
+  /** Breaks it, so that what waits for an answer on it fails. */
+  readonly cut: () => void;
+}
+
+export interface WatchdogOptions {
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** How the watched connections were opened: the one that asks about them is opened alike. */
+  readonly config: pg.ClientConfig;
+  /** A connection was lost; those that nobody uses may have gone the same way. */
+  readonly onLost: () => void;
+}
+
+/** A statement that has no answer after this is asked about. */
+const DOUBT_MS = 1000;
+const LOOK_MS = 250;
+/** While statements are slow and well, they are not asked about more often than this. */
+const ASK_PAUSE_MS = 1000;
+const ASK_TIMEOUT_MS = 1000;
+
+/**
+ * Those of the backends that are at work, or have been so until a moment ago: their answers may be on the way. What a
+ * backend does not tell is taken for work. The name tells that it is one of this program, not of another database that has
+ * taken the address over and counts its processes alike.
+ */
+const AT_WORK = `
+select pg_backend_pid() as own, array(
+  select a.pid
+  from pg_stat_activity a
+  where a.pid = any ($1::int[])
+    and a.application_name = current_setting('application_name')
+    and (a.state is null or a.state not like 'idle%' or a.state_change > clock_timestamp() - interval '500 ms')
+) as at_work`;
+
+interface Answer {
+  readonly own: number;
+  readonly at_work: readonly number[];
+}
+
+/**
+ * Finds connections that were lost without a word: a network that forgets a connection, or a host that vanishes, tells
+ * nobody, and a statement on it would wait until its timeout, with all calls that are merged behind it. A statement that
+ * takes long is therefore asked about on another connection. Whose backend is not at work, although an answer is
+ * waited for, has lost it. As long as the other connection cannot be had either, the database is away and nothing is
+ * known.
+ *
+ * Behind a transaction pooler processes are not what a connection was told, so nothing is found out there, and
+ * statements wait for their timeout.
+ */
+export class Watchdog {
+  readonly #options: WatchdogOptions;
+  /** Connections with a statement under way, and since when. */
+  readonly #since = new Map<Watched, number>();
+  #timer: Timer | undefined;
+  #asking: Promise<void> | undefined;
+  #client: pg.Client | undefined;
+  #askedAt = Number.NEGATIVE_INFINITY;
+  #closed = false;
+
+  constructor(options: WatchdogOptions) {
+    this.#options = options;
+  }
+
+  /** A statement was sent. */
+  began(connection: Watched): void {
+    this.#since.set(connection, this.#options.clock.now());
+    if (this.#timer === undefined) this.#lookLater();
+  }
+
+  /** It has come to an end. */
+  ended(connection: Watched): void {
+    this.#since.delete(connection);
+  }
+
+  #lookLater(): void {
+    if (!this.#closed) this.#timer = this.#options.clock.after(LOOK_MS, () => this.#look());
+  }
+
+  #look(): void {
+    this.#timer = undefined;
+    if (this.#since.size === 0) return;
+    this.#lookLater();
+    const now = this.#options.clock.now();
+    if (this.#asking !== undefined || now < this.#askedAt + ASK_PAUSE_MS) return;
+    const doubtful = new Map<number, readonly [Watched, number]>();
+    for (const [connection, since] of this.#since) {
+      const { processId } = connection;
+      if (processId !== undefined && since <= now - DOUBT_MS) doubtful.set(processId, [connection, since]);
+    }
+    if (doubtful.size === 0) return;
+    this.#askedAt = now;
+    this.#asking = this.#judge(doubtful)
+      // The database is away, or has no room for another session.
+      .catch((error: unknown) =>
+        this.#options.log.debug({ err: error }, 'slow statements cannot be asked about'),
+      )
+      .finally(() => (this.#asking = undefined));
+  }
+
+  async #judge(doubtful: ReadonlyMap<number, readonly [Watched, number]>): Promise<void> {
+    const atWork = await this.#ask([...doubtful.keys()]);
+    // An answer that arrived together with this one is read first.
+    await nextTurn();
+    if (atWork === undefined || this.#closed) return;
+    const lost: number[] = [];
+    for (const [processId, [connection, since]] of doubtful) {
+      if (atWork.has(processId) || this.#since.get(connection) !== since) continue;
+      lost.push(processId);
+      connection.cut();
+    }
+    if (lost.length === 0) return;
+    this.#options.log.warn({ processIds: lost }, 'database connections were lost without a word');
+    this.#options.onLost();
+  }
+
+  /** @returns undefined when the numbers of processes mean nothing here */
+  async #ask(processIds: readonly number[]): Promise<ReadonlySet<number> | undefined> {
+    const client = new pg.Client({
+      ...this.#options.config,
+      connectionTimeoutMillis: ASK_TIMEOUT_MS,
+      query_timeout: ASK_TIMEOUT_MS,
+    });
+    client.on('error', () => undefined);
+    this.#client = client;
+    try {
+      await client.connect();
+      const { rows } = await client.query<Answer>(AT_WORK, [processIds]);
+      const [answer] = rows;
+      return answer?.own === processIdOf(client) ? new Set(answer?.at_work) : undefined;
+    } finally {
+      // Without a goodbye, which nobody might answer.
+      destroySocket(client);
+      this.#client = undefined;
+    }
+  }
+
+  /** Looks no more; resolves when it has let go of the database. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#timer?.cancel();
+    await this.#asking;
+  }
+
+  /** Ends a question under way at once. */
+  abort(): void {
+    this.#closed = true;
+    if (this.#client !== undefined) destroySocket(this.#client);
+  }
+}
+
+/** What the notifications of a connection are signed with, and what the database calls its backend. */
+export function processIdOf(client: pg.Client | pg.PoolClient): number | undefined {
+  return (client as unknown as { processID?: number }).processID;
+}
+
+/** Cuts a connection without a goodbye, which the other side of a half-open one would never answer. */
+export function destroySocket(client: pg.Client | pg.PoolClient): void {
+  const { connection } = client as unknown as { connection?: { stream?: { destroy?: () => void } } };
+  connection?.stream?.destroy?.();
+}

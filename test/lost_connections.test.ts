@@ -1,0 +1,64 @@
+/**
+ * A network that forgets connections tells nobody. Calls that come after it is well again must not wait for those whose
+ * answers will never come.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { WatchKind } from '../gen/baton/v1/job_service_pb.js';
+import { FaultProxy } from './support/chaos_proxy.js';
+import { describeOnEveryPostgresAtOnce } from './support/database.js';
+import { startTestServer, type TestServer } from './support/server.js';
+import { waitFor, within } from './support/wait.js';
+
+/** The timeout of a statement is 30 s, and some calls wait for a second one. */
+const SOON_MS = 10_000;
+
+async function opens({ jobs }: TestServer): Promise<WatchKind | undefined> {
+  const leave = new AbortController();
+  try {
+    for await (const message of jobs.watchRuns({}, { signal: leave.signal })) return message.kind;
+    return undefined;
+  } finally {
+    leave.abort();
+  }
+}
+
+describeOnEveryPostgresAtOnce('connections to the database that are lost without a word', (open) => {
+  for (const mode of ['half-open', 'drop-to-client', 'drop-to-server'] as const) {
+    void test(`hold up neither calls nor streams that come later (${mode})`, async () => {
+      const database = await open();
+      const { proxy, url } = await FaultProxy.before(database.url);
+      const baton = await startTestServer(url, { poolConnections: 10 });
+      const { jobs } = baton;
+      const calls = (): Promise<unknown>[] => [
+        jobs.createRun({}),
+        jobs.listRuns({}),
+        jobs.claimNext({ pipeline: 'ci', stage: 'initialize', workerId: 'w' }),
+        opens(baton),
+      ];
+      try {
+        await Promise.all(Array.from({ length: 5 }, calls).flat());
+        proxy.mode = mode;
+        const caught = Promise.allSettled(Array.from({ length: 5 }, calls).flat());
+        await waitFor(() => proxy.lostBytes > 0, 'bytes to be lost');
+        await pause(300);
+        proxy.mode = 'pass';
+
+        const [created, listed, , kind] = await within(
+          Promise.all(calls()),
+          'calls after the network is well again',
+          SOON_MS,
+        );
+        assert.ok(created);
+        assert.ok(listed);
+        assert.equal(kind, WatchKind.OPENED);
+        await within(caught, 'the calls whose connections were lost to end', SOON_MS);
+      } finally {
+        await baton.stop();
+        await proxy.close();
+        await database.drop();
+      }
+    });
+  }
+});

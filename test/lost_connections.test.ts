@@ -3,11 +3,11 @@
  * answers will never come.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { WatchKind } from '../gen/baton/v1/job_service_pb.js';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { describeOnEveryPostgresAtOnce } from './support/database.js';
+import { describeOnEveryPostgresAtOnce, type Open } from './support/database.js';
 import { startTestServer, type TestServer } from './support/server.js';
 import { waitFor, within } from './support/wait.js';
 
@@ -25,6 +25,10 @@ async function opens({ jobs }: TestServer): Promise<WatchKind | undefined> {
 }
 
 describeOnEveryPostgresAtOnce('connections to the database that are lost without a word', (open) => {
+  void describe('by a server', { concurrency: true }, () => serverTests(open));
+});
+
+function serverTests(open: Open): void {
   for (const mode of ['half-open', 'drop-to-client', 'drop-to-server'] as const) {
     void test(`hold up neither calls nor streams that come later (${mode})`, async () => {
       const database = await open();
@@ -61,4 +65,4 @@ describeOnEveryPostgresAtOnce('connections to the database that are lost without
       }
     });
   }
-});
+}

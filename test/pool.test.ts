@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { BatonError } from '../src/base/errors.js';
 import { createPool, type Pool } from '../src/store/pool.js';
 import { FaultProxy } from './support/chaos_proxy.js';
-import { describeOnEveryPostgres, silent, type TestDatabase } from './support/database.js';
+import {
+  describeOnEveryPostgres,
+  describeOnEveryPostgresAtOnce,
+  silent,
+  type Open,
+  type TestDatabase,
+} from './support/database.js';
 import { startFalseProcessIds } from './support/false_process_ids.js';
 import { create, fresh, waitingForLock } from './support/log_runs.js';
 import { waitFor, within } from './support/wait.js';
@@ -80,7 +86,11 @@ async function throughProxy(
 const isAway = (error: unknown): boolean =>
   error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE';
 
-describeOnEveryPostgres('a connection', (open) => {
+describeOnEveryPostgresAtOnce('a connection', (open) => {
+  void describe('of a pool', { concurrency: true }, () => connectionTests(open));
+});
+
+function connectionTests(open: Open): void {
   for (const mode of ['half-open', 'drop-to-client', 'drop-to-server'] as const) {
     void test(`that was lost without a word (${mode}) fails its statement within seconds`, () =>
       throughProxy(open, async (pool, proxy) => {
@@ -142,10 +152,8 @@ describeOnEveryPostgres('a connection', (open) => {
       });
       assert.deepEqual([slow[0]?.['one'], await locked], [1, [{ one: 1 }]]);
     }));
-});
 
-describeOnEveryPostgres('a connection through a pooler', (open) => {
-  void test('whose statement is slow is left alone, since its process is not known', async () => {
+  void test('through a pooler is left alone while its statement is slow, since its process is not known', async () => {
     const database = await open();
     const pooler = await startFalseProcessIds(database.url);
     const pool = createPool({ databaseUrl: pooler.url, connections: 2, log: silent });
@@ -159,7 +167,7 @@ describeOnEveryPostgres('a connection through a pooler', (open) => {
       await database.drop();
     }
   });
-});
+}
 
 describeOnEveryPostgres('a snapshot', (open) => {
   void test(

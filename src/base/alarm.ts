@@ -16,25 +16,26 @@ export class Alarm {
 
   /** Ends the sleep, if there is one. */
   wake(): void {
-    this.#wake?.();
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
   }
 
   /** Sleeps until `wake`, or this time of the clock at the latest. May end earlier: whoever sleeps looks why. */
   async until(time: number): Promise<void> {
-    const delayMs = time - this.#clock.now();
-    if (delayMs <= 0) return;
-    if (this.#timerAt > time) {
+    if (time > this.#clock.now()) await new Promise<void>((resolve) => this.set(time, resolve));
+  }
+
+  /** The same for a loop that is called again: once, by the next `wake`, or when the time has come. */
+  set(time: number, wake: () => void): void {
+    this.#wake = wake;
+    if (this.#timerAt <= time) return;
+    this.cancel();
+    this.#timerAt = time;
+    this.#timer = this.#clock.after(Math.max(time - this.#clock.now(), 0), () => {
       this.cancel();
-      this.#timerAt = time;
-      this.#timer = this.#clock.after(delayMs, () => {
-        this.cancel();
-        this.wake();
-      });
-    }
-    await new Promise<void>((resolve) => {
-      this.#wake = resolve;
+      this.wake();
     });
-    this.#wake = undefined;
   }
 
   /** Leaves no timer behind. */

@@ -17,14 +17,16 @@ export async function sendAll(
   sink: Sink,
   frame: (message: WatchMessage) => Buffer,
 ): Promise<void> {
+  const send = (message: WatchMessage): boolean => sink.write(frame(message));
   // In a function of its own, because nothing but the connection may keep the message while it waits for room.
   const sendNext = async (): Promise<boolean | undefined> => {
     const message = await stream.next();
-    return message === undefined ? undefined : sink.write(frame(message));
+    return message === undefined ? undefined : send(message);
   };
   try {
-    for (let sent = await sendNext(); sent !== undefined; sent = await sendNext()) {
-      if (!sent) return stream.throwIfAborted();
+    for (let hasRoom = await sendNext(); hasRoom !== undefined; hasRoom = await sendNext()) {
+      if (hasRoom) await stream.handOver(send);
+      if (!(await sink.room())) return stream.throwIfAborted();
     }
   } finally {
     stream.close();
@@ -58,13 +60,13 @@ export class Sink {
   }
 
   /**
-   * Resolves when there is room for another message; false when the call is over and nothing more can be sent.
+   * Writes a message if the call is not over.
    *
-   * @param frame a message behind its prefix
+   * @param frame the message behind its prefix
+   * @returns whether there is room for another one
    */
-  write(frame: Buffer): Promise<boolean> {
-    if (this.#closed) return Promise.resolve(false);
-    if (this.#isOver()) return this.#untilClosed();
+  write(frame: Buffer): boolean {
+    if (this.#closed || this.#isOver()) return false;
     const { byteLength } = frame;
     this.#pendingBytes += byteLength;
     const written = (): void => {
@@ -77,7 +79,11 @@ export class Sink {
       if (!this.#stream.headersSent) this.call.sendMetadata(new Metadata());
       this.#stream.write(frame, written);
     }
-    return this.#room();
+    return this.#hasRoom();
+  }
+
+  #hasRoom(): boolean {
+    return !this.#closed && this.#pendingBytes <= RPC_LIMITS.streamPendingBytes;
   }
 
   /** Also before the call tells of it: at a deadline grpc-js ends the stream, and says so when all that is pending is out. */
@@ -86,14 +92,10 @@ export class Sink {
     return stream !== undefined && (stream.writableEnded || stream.closed || stream.destroyed);
   }
 
-  async #room(): Promise<boolean> {
-    while (!this.#closed && this.#pendingBytes > RPC_LIMITS.streamPendingBytes) await this.#change();
+  /** Resolves when there is room for another message; false when the call is over and nothing more can be sent. */
+  async room(): Promise<boolean> {
+    while (!this.#closed && (this.#isOver() || !this.#hasRoom())) await this.#change();
     return !this.#closed;
-  }
-
-  async #untilClosed(): Promise<false> {
-    while (!this.#closed) await this.#change();
-    return false;
   }
 
   close(): void {

@@ -1,6 +1,6 @@
 import type { Message } from '@bufbuild/protobuf';
 import { throwIfAborted } from '../base/errors.js';
-import type { WatchMessage, WatchStream } from '../service/api.js';
+import type { TakeMessage, WatchMessage, WatchStream } from '../service/api.js';
 import type { StreamBinding } from './bindings.js';
 import type { ServerCall } from './call.js';
 
@@ -26,6 +26,11 @@ export class OpenStream {
       this.#stream ??= this.#opened(await this.binding.open(this.request, call));
       return this.#stream.next();
     });
+  }
+
+  /** After a message: has the stream hand over what comes, in place of a `next` that would wait. See `WatchStream`. */
+  handOver(take: TakeMessage): Promise<void> | undefined {
+    return this.#stream?.handOver?.(take);
   }
 
   /** Throws why the call was given up, if it was. */

@@ -2,9 +2,9 @@ import type { BatonError } from '../base/errors.js';
 import type { RunFilter } from '../run/filter.js';
 import type { Pipeline, PipelineDefinition } from '../run/pipeline.js';
 import type { Claim, JsonObject, Run, RunEvent } from '../run/run.js';
-import type { WatchMessage } from '../watch/message.js';
+import type { TakeMessage, WatchMessage } from '../watch/message.js';
 
-export type { WatchKind, WatchMessage } from '../watch/message.js';
+export type { TakeMessage, WatchKind, WatchMessage } from '../watch/message.js';
 
 /**
  * The service without a transport: what each RPC takes and gives, in the project's own types. `rpc/` converts
@@ -191,6 +191,15 @@ export interface WatchStream {
    * ends it otherwise. At most one call may be pending, and the next one is made when the last message was written.
    */
   next(): Promise<WatchMessage | undefined>;
+  /**
+   * In place of a `next` that would wait: from now on each message is handed to `take` in the moment at which it is there.
+   * `take` says whether there is room for another one. Resolves when there is not, or when the stream comes to anything but
+   * a message: it goes on with `next` then. Undefined when there may be something to say already, or always, where a stream
+   * does not do this.
+   *
+   * @throws what `take` throws
+   */
+  handOver?(take: TakeMessage): Promise<void> | undefined;
   /** Ends the stream from the reader's side. A pending `next` gets undefined. Harmless when repeated. */
   close(): void;
 }

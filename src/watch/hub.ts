@@ -4,10 +4,11 @@ import { LIMITS } from '../base/limits.js';
 import { Tally } from '../base/metrics.js';
 import { matchesEvent, type RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
+import type { EndReason, Feed } from './feed.js';
 import { splitEvents, type LogPage, type PageMessages, type View, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 import { SharedPages, type ReadPage } from './shared_pages.js';
-import { Subscription, type EndReason, type Feed } from './subscription.js';
+import { Subscription } from './subscription.js';
 
 /** The streams of one view. */
 interface Group extends View {
@@ -60,7 +61,7 @@ const END_REASONS = [
  *
  * Joining and publishing are both synchronous, so no event can fall between them.
  */
-export class Hub implements Feed {
+export class Hub implements Feed<Subscription> {
   readonly #options: HubOptions;
   readonly #pages: SharedPages;
   readonly #groups = new Map<string, Group>();

@@ -18,6 +18,9 @@ export interface WatchMessage {
   readonly payload: boolean;
 }
 
+/** Takes a message at once, and says whether there is room for another one. */
+export type TakeMessage = (message: WatchMessage) => boolean;
+
 /** A piece of the log as the tail read it: the events after `after`, up to and with `through`, in order. */
 export interface LogPage {
   /** Of the log that it was read from. */

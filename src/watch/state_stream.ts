@@ -5,7 +5,7 @@ import type { Run, RunEvent } from '../run/run.js';
 import type { Snapshot } from '../store/pool.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readState } from '../store/sql/read_state.js';
-import { splitEvents, type Chunk, type WatchMessage } from './message.js';
+import { splitEvents, type Chunk, type TakeMessage, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 import type { SnapshotReader, Snapshots } from './snapshots.js';
 import type { Subscription } from './subscription.js';
@@ -70,6 +70,10 @@ export class StateStream implements SnapshotReader {
       this.close();
       throw error;
     }
+  }
+
+  handOver(take: TakeMessage): Promise<void> | undefined {
+    return this.#phase === 'changes' ? this.#changes.handOver(take) : undefined;
   }
 
   /** The next message of what was read. */

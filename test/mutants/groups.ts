@@ -195,7 +195,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     name: 'what a pooler says of processes is believed',
     edits: [edit('dist/src/store/watchdog.js', 'answer?.own === processIdOf(client)', 'answer')],
     testFile: 'pool',
-    caughtBy: 'whose statement is slow is left alone, since its process is not known',
+    caughtBy: 'through a pooler is left alone while its statement is slow, since its process is not known',
   },
   {
     name: 'a backend at work is taken for lost',

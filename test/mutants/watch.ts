@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.js';
 const HUB = 'dist/src/watch/hub.js';
 const TAIL = 'dist/src/watch/tail.js';
 const SUBSCRIPTION = 'dist/src/watch/subscription.js';
+const HANDOVER = 'dist/src/watch/handover.js';
 const SHARED_PAGES = 'dist/src/watch/shared_pages.js';
 const CALL_ABORT = `call.signal.addEventListener('abort', `;
 
@@ -202,6 +203,36 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
       caughtBy: 'are read anew when they are older, and nothing is kept of them meanwhile',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'shared_pages' })),
+  ...[
+    {
+      name: 'a writer without room is handed more',
+      edits: [
+        edit(HANDOVER, 'if (!this.#take(message))\n                this.end();', 'this.#take(message);'),
+      ],
+      caughtBy: 'has no more without room, and goes on with the very next one',
+    },
+    {
+      name: 'a writer that fails breaks the fan-out',
+      edits: [edit(HANDOVER, 'this.#reject(error);', 'throw error;')],
+      caughtBy: 'that fails does so alone',
+    },
+    {
+      name: 'a bookmark is handed over before its page is published',
+      edits: [
+        edit(
+          SUBSCRIPTION,
+          'return this.given();\n        }\n        this.#queue.taken();',
+          'return this.given();\n        }\n        if (this.#bookmarkIsDue()) handover.give(this.#bookmark(this.#covered()));\n        this.#queue.taken();',
+        ),
+      ],
+      caughtBy: 'has no bookmark that is late before the page that is just published',
+    },
+    {
+      name: 'a stream that is no longer live keeps its writer waiting',
+      edits: [edit(SUBSCRIPTION, `return handover.end();`, 'return;')],
+      caughtBy: 'is left when the stream has to read the log again, and misses nothing',
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'handover' })),
   {
     name: 'a hub does not share what its streams read',
     edits: [edit(HUB, 'this.#pages.read(', 'this.#options.readPage(')],
@@ -210,7 +241,7 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
   },
   {
     name: 'a message is written behind the status',
-    edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#isOver())', 'if (false)')],
+    edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#closed || this.#isOver())', 'if (this.#closed)')],
     testFile: 'rpc-stream',
     caughtBy:
       'nothing is written behind the status with which grpc-js ends a stream, and the call ends with it',

@@ -24,6 +24,11 @@ export class ManualClock implements Clock {
     await new Promise((resolve) => setImmediate(resolve));
   }
 
+  /** Lets a time pass of which no timer has heard yet, as when the process was busy. */
+  skip(ms: number): void {
+    this.#now += ms;
+  }
+
   get timers(): number {
     return this.#timers.length;
   }

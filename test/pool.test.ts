@@ -118,6 +118,19 @@ function connectionTests(open: Open): void {
       }));
   }
 
+  void test('that was lost while it was made is given up before its timeout', () =>
+    throughProxy(open, async (pool, proxy) => {
+      proxy.mode = 'half-open';
+      const outcome = Promise.allSettled([pool.query('select 1')]);
+      await waitFor(() => proxy.lostBytes > 0, 'the first bytes to be lost');
+      proxy.mode = 'pass';
+      const [lost] = await within(outcome, 'the statement to fail', 10_000);
+      assert.ok(lost.status === 'rejected' && isAway(lost.reason));
+      // Of the timeout, which is 5 s, it would say so.
+      assert.doesNotMatch(String((lost.reason as BatonError).cause), /timeout/);
+      assert.deepEqual(await pool.query('select 1 as one'), [{ one: 1 }]);
+    }));
+
   void test('that nobody uses is not trusted any more when another one was lost', () =>
     throughProxy(open, async (pool, proxy) => {
       const processes = async (count: number): Promise<ReadonlySet<unknown>> => {

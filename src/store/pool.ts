@@ -4,7 +4,7 @@ import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import { toStoreError } from './store_error.js';
 import { parseTimestamp, TIMESTAMPTZ } from './timestamps.js';
-import { destroySocket, processIdOf, Watchdog, type Watched } from './watchdog.js';
+import { connectingClient, destroySocket, processIdOf, Watchdog, type Watched } from './watchdog.js';
 
 /**
  * A statement that runs so often that each connection keeps its plan. Only for texts whose best plan does not depend
@@ -146,6 +146,7 @@ function openConnections(
 ): Connections {
   const pool = new pg.Pool({
     ...sessionConfig(options),
+    Client: connectingClient(watchdog),
     max,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,

@@ -3,10 +3,12 @@ import pg from 'pg';
 import type { Clock, Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
 
-/** A connection on which statements are sent. */
+/** A connection on which statements are sent, or one that is being made. */
 export interface Watched {
-  /** Of the backend that it was told it has; undefined when it was told of none. */
+  /** Of the backend that it was told it has; undefined when it was told of none, or not yet. */
   readonly processId: number | undefined;
+  /** It waits to be taken, not for the answer to a statement. */
+  readonly isConnecting?: boolean;
   /** Breaks it, so that what waits for an answer on it fails. */
   readonly cut: () => void;
 }
@@ -22,6 +24,8 @@ export interface WatchdogOptions {
 
 /** A statement that has no answer after this is asked about. */
 const DOUBT_MS = 1000;
+/** Of a connection that is being made: it takes several answers. */
+const CONNECT_DOUBT_MS = 2000;
 const LOOK_MS = 250;
 /** While statements are slow and well, they are not asked about more often than this. */
 const ASK_PAUSE_MS = 1000;
@@ -50,15 +54,15 @@ interface Answer {
  * Finds connections that were lost without a word: a network that forgets a connection, or a host that vanishes, tells
  * nobody, and a statement on it would wait until its timeout, with all calls that are merged behind it. A statement that
  * takes long is therefore asked about on another connection. Whose backend is not at work, although an answer is
- * waited for, has lost it. As long as the other connection cannot be had either, the database is away and nothing is
- * known.
+ * waited for, has lost it. A connection that is being made for as long, when another one was made meanwhile, is lost too.
+ * As long as none can be had the database is away, and nothing is known.
  *
  * Behind a transaction pooler processes are not what a connection was told, so nothing is found out there, and
  * statements wait for their timeout.
  */
 export class Watchdog {
   readonly #options: WatchdogOptions;
-  /** Connections with a statement under way, and since when. */
+  /** Connections that wait for an answer, and since when. */
   readonly #since = new Map<Watched, number>();
   #timer: Timer | undefined;
   #asking: Promise<void> | undefined;
@@ -70,7 +74,7 @@ export class Watchdog {
     this.#options = options;
   }
 
-  /** A statement was sent. */
+  /** A statement was sent, or a connection asked for. */
   began(connection: Watched): void {
     this.#since.set(connection, this.#options.clock.now());
     if (this.#timer === undefined) this.#lookLater();
@@ -91,12 +95,12 @@ export class Watchdog {
     this.#lookLater();
     const now = this.#options.clock.now();
     if (this.#asking !== undefined || now < this.#askedAt + ASK_PAUSE_MS) return;
-    const doubtful = new Map<number, readonly [Watched, number]>();
-    for (const [connection, since] of this.#since) {
-      const { processId } = connection;
-      if (processId !== undefined && since <= now - DOUBT_MS) doubtful.set(processId, [connection, since]);
-    }
-    if (doubtful.size === 0) return;
+    const doubtful = [...this.#since].filter(
+      ([{ processId, isConnecting }, since]) =>
+        (isConnecting === true && since <= now - CONNECT_DOUBT_MS) ||
+        (processId !== undefined && since <= now - DOUBT_MS),
+    );
+    if (doubtful.length === 0) return;
     this.#askedAt = now;
     this.#asking = this.#judge(doubtful)
       // The database is away, or has no room for another session.
@@ -106,24 +110,27 @@ export class Watchdog {
       .finally(() => (this.#asking = undefined));
   }
 
-  async #judge(doubtful: ReadonlyMap<number, readonly [Watched, number]>): Promise<void> {
-    const atWork = await this.#ask([...doubtful.keys()]);
+  async #judge(doubtful: readonly (readonly [Watched, number])[]): Promise<void> {
+    const isAtWork = await this.#ask(doubtful.flatMap(([{ processId }]) => processId ?? []));
     // An answer that arrived together with this one is read first.
     await nextTurn();
-    if (atWork === undefined || this.#closed) return;
-    const lost: number[] = [];
-    for (const [processId, [connection, since]] of doubtful) {
-      if (atWork.has(processId) || this.#since.get(connection) !== since) continue;
-      lost.push(processId);
-      connection.cut();
-    }
+    if (this.#closed) return;
+    const lost = doubtful
+      .filter(
+        ([connection, since]) => this.#since.get(connection) === since && !isAtWork(connection.processId),
+      )
+      .map(([connection]) => connection);
     if (lost.length === 0) return;
-    this.#options.log.warn({ processIds: lost }, 'database connections were lost without a word');
+    this.#options.log.warn(
+      { processIds: lost.map(({ processId }) => processId ?? 'being connected') },
+      'database connections were lost without a word',
+    );
+    for (const connection of lost) connection.cut();
     this.#options.onLost();
   }
 
-  /** @returns undefined when the numbers of processes mean nothing here */
-  async #ask(processIds: readonly number[]): Promise<ReadonlySet<number> | undefined> {
+  /** @returns says of a backend whether it may still answer; one that has none yet should have had it by now */
+  async #ask(processIds: readonly number[]): Promise<(processId: number | undefined) => boolean> {
     const client = new pg.Client({
       ...this.#options.config,
       connectionTimeoutMillis: ASK_TIMEOUT_MS,
@@ -135,7 +142,10 @@ export class Watchdog {
       await client.connect();
       const { rows } = await client.query<Answer>(AT_WORK, [processIds]);
       const [answer] = rows;
-      return answer?.own === processIdOf(client) ? new Set(answer?.at_work) : undefined;
+      // Else the numbers of processes mean nothing here.
+      const isKnown = answer?.own === processIdOf(client);
+      const atWork = new Set(answer?.at_work);
+      return (processId) => processId !== undefined && (!isKnown || atWork.has(processId));
     } finally {
       // Without a goodbye, which nobody might answer.
       destroySocket(client);
@@ -150,11 +160,35 @@ export class Watchdog {
     await this.#asking;
   }
 
-  /** Ends a question under way at once. */
+  /** Ends a question under way at once, and connections that are being made. */
   abort(): void {
     this.#closed = true;
     if (this.#client !== undefined) destroySocket(this.#client);
+    for (const { isConnecting, cut } of this.#since.keys()) if (isConnecting === true) cut();
   }
+}
+
+/** The class of clients that are watched while they connect. */
+export function connectingClient(watchdog: Watchdog): typeof pg.Client {
+  return class extends pg.Client {
+    override connect(): Promise<pg.Client>;
+    override connect(callback: (error: Error | null) => void): void;
+    override connect(callback?: (error: Error | null) => void): Promise<pg.Client> | undefined {
+      const connecting: Watched = {
+        processId: undefined,
+        isConnecting: true,
+        cut: () => destroySocket(this),
+      };
+      watchdog.began(connecting);
+      if (callback === undefined) return super.connect().finally(() => watchdog.ended(connecting));
+      // In the same turn: an error may follow the end of connecting at once, and whoever called listens for it then.
+      super.connect((error: Error | null) => {
+        watchdog.ended(connecting);
+        callback(error);
+      });
+      return undefined;
+    }
+  };
 }
 
 /** What the notifications of a connection are signed with, and what the database calls its backend. */

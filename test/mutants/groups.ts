@@ -192,8 +192,14 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     caughtBy: 'that nobody uses is not trusted any more when another one was lost',
   },
   {
+    name: 'a connection that is lost while it is made keeps its caller waiting',
+    edits: [edit('dist/src/store/watchdog.js', 'watchdog.began(connecting);', '')],
+    testFile: 'pool',
+    caughtBy: 'that was lost while it was made is given up before its timeout',
+  },
+  {
     name: 'what a pooler says of processes is believed',
-    edits: [edit('dist/src/store/watchdog.js', 'answer?.own === processIdOf(client)', 'answer')],
+    edits: [edit('dist/src/store/watchdog.js', 'answer?.own === processIdOf(client)', 'true')],
     testFile: 'pool',
     caughtBy: 'through a pooler is left alone while its statement is slow, since its process is not known',
   },

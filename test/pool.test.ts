@@ -15,6 +15,9 @@ import { startFalseProcessIds } from './support/false_process_ids.js';
 import { create, fresh, waitingForLock } from './support/log_runs.js';
 import { waitFor, within } from './support/wait.js';
 
+const isAway = (error: unknown): boolean =>
+  error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE';
+
 describeOnEveryPostgres('a transaction', (open) => {
   void test(
     'that stands still is ended by the database, which frees what it had locked',
@@ -31,10 +34,7 @@ describeOnEveryPostgres('a transaction', (open) => {
         await within(other, 'the lock to be freed', 9000);
         return tx.query('select 1');
       });
-      await assert.rejects(
-        stood,
-        (error) => error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE',
-      );
+      await assert.rejects(stood, isAway);
       assert.equal((await db.pool.query('select 1')).length, 1);
     }),
   );
@@ -82,9 +82,6 @@ async function throughProxy(
     await database.drop();
   }
 }
-
-const isAway = (error: unknown): boolean =>
-  error instanceof BatonError && error.reason === 'DATABASE_UNAVAILABLE';
 
 describeOnEveryPostgresAtOnce('a connection', (open) => {
   void describe('of a pool', { concurrency: true }, () => connectionTests(open));

@@ -9,7 +9,7 @@ import { JobService, WatchKind, type WatchRunsResponse } from '../gen/baton/v1/j
 import { BatonError } from '../src/base/errors.js';
 import { encodeCounts } from '../src/rpc/convert/watch.js';
 import { Sink } from '../src/rpc/grpc_stream.js';
-import type { WatchMessage } from '../src/service/api.js';
+import type { TakeMessage, WatchMessage, WatchStream } from '../src/service/api.js';
 import { FakeStream, message, OPENED, sampleEvent } from './support/rpc-fake.js';
 import { fromGrpc, seenError } from './support/rpc-errors.js';
 import { startServers, until, within, type Servers } from './support/rpc-servers.js';
@@ -139,6 +139,23 @@ test('the gRPC server holds two messages for a reader that reads nothing', async
     assert.ok((await settled(() => stream.pulls)) <= 4);
     reader.leave();
   });
+});
+
+test('the gRPC server takes two messages that are handed over for a reader that reads nothing', async () => {
+  let taken = 0;
+  const stream: WatchStream = Object.assign(new FakeStream().push(OPENED), {
+    handOver: (take: TakeMessage): Promise<void> => {
+      do taken += 1;
+      while (take(big()) && taken < 100);
+      return Promise.resolve();
+    },
+  });
+  await using servers = await startServers({ jobs: { watchRuns: () => Promise.resolve(stream) } });
+  const reader = READERS['gRPC']!(servers);
+  await until('a handover', () => taken > 0);
+  // HTTP/2's window of 64 KiB is what the first ones went into.
+  assert.ok(taken <= 4, `${taken} messages of 32 KiB were taken at once`);
+  reader.leave();
 });
 
 test('two streams that are given the same message share its bytes', async () => {

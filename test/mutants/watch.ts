@@ -247,6 +247,18 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
       'nothing is written behind the status with which grpc-js ends a stream, and the call ends with it',
   },
   {
+    name: 'a writer that is handed messages never lacks room',
+    edits: [
+      edit(
+        'dist/src/rpc/grpc_stream.js',
+        'const send = (message) => sink.write(frame(message));',
+        'const send = (message) => { sink.write(frame(message)); return true; };',
+      ),
+    ],
+    testFile: 'rpc-stream',
+    caughtBy: 'the gRPC server takes two messages that are handed over for a reader that reads nothing',
+  },
+  {
     name: 'each stream has a copy of the bytes',
     edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#stream === undefined) {', 'if (true) {')],
     testFile: 'rpc-stream',

@@ -1,12 +1,13 @@
 /**
  * Runs the tests: starts the databases, hands their addresses to `node --test`, and cleans up. Arguments are parts of
- * file names: `npm test -- watch` runs the files that have `watch` in their name.
+ * the names of files with their folders: `npm test -- watch` runs those that have `watch` in their name, `npm test --
+ * db/` those of the folder `db`. The tests in `unit` need no database, and none is started for them alone.
  */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { chmod, mkdir, mkdtemp, readFile, readdir, readlink, rm, statfs } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { pino } from 'pino';
@@ -42,9 +43,17 @@ async function makeTemplate(clusterUrl: string): Promise<void> {
   await migrate({ databaseUrl: url.toString(), log });
 }
 
+/** In the order in which they run: what takes longest first, so that one core does not end up with it alone. */
+const FOLDERS = ['slow', 'server', 'db', 'unit'] as const;
+
 async function testFiles(wanted: readonly string[]): Promise<string[]> {
   const dir = fileURLToPath(new URL('.', import.meta.url));
-  const files = (await readdir(dir)).filter((file) => file.endsWith('.test.js')).sort();
+  const inFolders = await Promise.all(
+    FOLDERS.map(async (folder) =>
+      (await readdir(join(dir, folder))).sort().map((name) => `${folder}/${name}`),
+    ),
+  );
+  const files = inFolders.flat().filter((file) => file.endsWith('.test.js'));
   const chosen = files.filter((file) => wanted.length === 0 || wanted.some((part) => file.includes(part)));
   if (chosen.length === 0)
     throw new Error(`no test file has ${wanted.join(' or ')} in its name; there are: ${files.join(', ')}`);
@@ -140,9 +149,32 @@ async function leftovers(marker: string, dir: string, temporary: string): Promis
   return [...processes, ...folders.map((name) => `folder ${join(temporary, name)}`)];
 }
 
-const files = await testFiles(process.argv.slice(2));
-const dir = await mkdtemp(join(await parentFolder(), 'baton-test-'));
 const clusters: TestCluster[] = [];
+
+/** PostgreSQL 18, and 15 where it is installed, each with the migrated template; `clusters` has what was started. */
+async function startClusters(dir: string): Promise<NodeJS.ProcessEnv> {
+  const postgres18 = await startEmbeddedPostgres({
+    dataDir: join(dir, 'pg18'),
+    systemDir: join(dir, 'system'),
+    log,
+    settings: SETTINGS,
+  });
+  clusters.push(postgres18);
+  await makeTemplate(postgres18.url);
+  const binDir = findPostgres15();
+  if (binDir === undefined) return { BATON_TEST_PG18_URL: postgres18.url };
+  const home = join(dir, 'pg15');
+  await mkdir(home);
+  const postgres15 = await startDebianCluster(binDir, home, SETTINGS);
+  clusters.push(postgres15);
+  await makeTemplate(postgres15.url);
+  return { BATON_TEST_PG18_URL: postgres18.url, BATON_TEST_PG15_URL: postgres15.url };
+}
+
+const wanted = process.argv.slice(2);
+const files = await testFiles(wanted);
+const needsPostgres = files.some((file) => basename(dirname(file)) !== 'unit');
+const dir = await mkdtemp(join(await parentFolder(), 'baton-test-'));
 const marker = randomUUID();
 process.env[MARKER] = marker;
 try {
@@ -152,24 +184,10 @@ try {
   const temporary = join(dir, 'tmp');
   await mkdir(temporary);
   await chmod(temporary, 0o1777);
-  const postgres18 = await startEmbeddedPostgres({
-    dataDir: join(dir, 'pg18'),
-    systemDir: join(dir, 'system'),
-    log,
-    settings: SETTINGS,
-  });
-  clusters.push(postgres18);
-  await makeTemplate(postgres18.url);
-  const env: NodeJS.ProcessEnv = { BATON_TEST_PG18_URL: postgres18.url, TMPDIR: temporary };
-  const binDir = findPostgres15();
-  if (binDir !== undefined) {
-    const home = join(dir, 'pg15');
-    await mkdir(home);
-    const postgres15 = await startDebianCluster(binDir, home, SETTINGS);
-    clusters.push(postgres15);
-    await makeTemplate(postgres15.url);
-    env['BATON_TEST_PG15_URL'] = postgres15.url;
-  }
+  const env: NodeJS.ProcessEnv = {
+    TMPDIR: temporary,
+    ...(needsPostgres ? await startClusters(dir) : {}),
+  };
   process.exitCode = await runTests(files, env);
   for (let cluster = clusters.pop(); cluster !== undefined; cluster = clusters.pop()) await cluster.stop();
   const left = await leftovers(`${MARKER}=${marker}`, dir, temporary);

@@ -15,7 +15,7 @@ import {
 } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { encode } from '../../src/rpc/encode.js';
-import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
+import { GrpcJsClient } from '../../test/support/rpc_grpc_client.js';
 
 /** One stage, like the queues of the peers, and leases that outlast every measurement. */
 export const PIPELINE = {

@@ -10,7 +10,7 @@ import type { Made } from '../support/tally.js';
 import { wallClockMs } from '../support/wall_clock.js';
 import { etcdPut, etcdRevision } from '../support/wire.js';
 import { freePorts } from '../../test/support/free_ports.js';
-import { GrpcJsClient } from '../../test/support/rpc-grpc-client.js';
+import { GrpcJsClient } from '../../test/support/rpc_grpc_client.js';
 
 /** Debian's package etcd-server. */
 const ETCD = '/usr/bin/etcd';

@@ -7,7 +7,7 @@ import {
   type WatchRunsResponse,
 } from '../../gen/baton/v1/job_service_pb.js';
 import { connectCalls } from '../support/chaos_calls.js';
-import { GrpcJsClient } from '../support/rpc-grpc-client.js';
+import { GrpcJsClient } from '../support/rpc_grpc_client.js';
 import type { ChaosServer } from '../support/chaos_servers.js';
 
 export const PROTOCOLS = ['grpc', 'grpc-js', 'connect', 'connect-json', 'grpc-web'] as const;

@@ -2,7 +2,7 @@ import type { WatchRunsResponse } from '../../gen/baton/v1/job_service_pb.js';
 import type { Retention } from '../../src/service/retention.js';
 import { readHead } from '../../src/store/sql/read_head.js';
 import type { Pool } from '../../src/store/pool.js';
-import { GrpcJsClient } from '../support/rpc-grpc-client.js';
+import { GrpcJsClient } from '../support/rpc_grpc_client.js';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { waitFor } from '../support/wait.js';
 import type { ChaosServer } from '../support/chaos_servers.js';

@@ -111,5 +111,5 @@ const BROKEN: readonly Omit<Mutant, 'testFile'>[] = [
 /** Ways to break the worker of `baton/client`. */
 export const CLIENT_WORKER_MUTANTS: readonly Mutant[] = BROKEN.map((mutant) => ({
   ...mutant,
-  testFile: 'worker',
+  testFile: 'server/worker',
 }));

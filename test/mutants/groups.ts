@@ -89,7 +89,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
       edits: [edit('dist/src/rpc/connect.js', DELIVERED, 'if (false)')],
       caughtBy: handedBack('HTTP'),
     },
-  ].map((mutant) => ({ ...mutant, testFile: 'group_commit' })),
+  ].map((mutant) => ({ ...mutant, testFile: 'db/group_commit' })),
   {
     name: 'what a repeat was given again is handed back by the first call',
     edits: [
@@ -99,7 +99,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
         'true',
       ),
     ],
-    testFile: 'statements',
+    testFile: 'db/statements',
     caughtBy: 'releaseClaims leaves what a repeat was given again; a later lease is handed back as ever',
   },
   {
@@ -111,7 +111,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
         'stage.sweptAt === Number.NEGATIVE_INFINITY',
       ),
     ],
-    testFile: 'next_runs',
+    testFile: 'db/next_runs',
     caughtBy: 'find what was committed late at the next sweep',
   },
   {
@@ -119,19 +119,19 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     edits: [
       edit('dist/src/store/sql/create_runs.js', "runs.every(({ requestId }) => requestId === '')", 'true'),
     ],
-    testFile: 'create_batches',
+    testFile: 'db/create_batches',
     caughtBy: 'two with the same request_ids in opposite order do not wait for each other in a circle',
   },
   {
     name: 'a crowd of new claims goes as one',
     edits: [edit('dist/src/service/claim_queue.js', 'batch.length >= calls', 'false')],
-    testFile: 'claim_queue',
+    testFile: 'unit/claim_queue',
     caughtBy: 'a crowd of new calls is parted, and its halves take turns',
   },
   {
     name: 'claims always begin at the floor',
     edits: [edit(NEXT_RUNS, 'from(stage.marks)', 'from(FLOOR_OF_ALL)')],
-    testFile: 'next_runs',
+    testFile: 'db/next_runs',
     caughtBy: 'cost the same over rows that VACUUM may not remove',
   },
   {
@@ -143,7 +143,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
         'if (marks !== FLOOR_OF_ALL || stage.marks[LIMITS.priorityMax - priority] === FLOOR_OF_ALL[0]) stage.marks[LIMITS.priorityMax - priority] = mark',
       ),
     ],
-    testFile: 'next_runs',
+    testFile: 'db/next_runs',
     caughtBy: 'after a sweep go on from what it found',
   },
   {
@@ -151,7 +151,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     edits: [
       edit('dist/src/store/pool.js', `begin; set local idle_in_transaction_session_timeout = '5s'`, 'begin'),
     ],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'that stands still is ended by the database, which frees what it had locked',
   },
   {
@@ -164,49 +164,49 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
         'setTimeout(() => undefined, CLOSE_POOL_MS)',
       ),
     ],
-    testFile: 'stop',
+    testFile: 'server/stop',
     caughtBy: 'comes to an end although the database has gone silent',
   },
   {
     name: 'a pool is closed before its connections are gone',
     edits: [edit('dist/src/store/pool.js', 'if (clients.size > 0)', 'if (false)')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'is closed when its connections are gone, those that have gone silent among them',
   },
   {
     name: 'a lost connection is not looked for',
     edits: [edit('dist/src/store/watchdog.js', 'if (this.#timer === undefined)', 'if (false)')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'that was lost without a word (half-open) fails its statement within seconds',
   },
   {
     name: 'calls wait for the timeout of those that lost their connection',
     edits: [edit('dist/src/store/watchdog.js', 'connection.cut();', '')],
-    testFile: 'lost_connections',
+    testFile: 'server/lost_connections',
     caughtBy: 'hold up neither calls nor streams that come later (drop-to-client)',
   },
   {
     name: 'idle connections are trusted after another one was lost',
     edits: [edit('dist/src/store/watchdog.js', 'this.#options.onLost();', '')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'that nobody uses is not trusted any more when another one was lost',
   },
   {
     name: 'a connection that is lost while it is made keeps its caller waiting',
     edits: [edit('dist/src/store/watchdog.js', 'watchdog.began(connecting);', '')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'that was lost while it was made is given up before its timeout',
   },
   {
     name: 'what a pooler says of processes is believed',
     edits: [edit('dist/src/store/watchdog.js', 'answer?.own === processIdOf(client)', 'true')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'through a pooler is left alone while its statement is slow, since its process is not known',
   },
   {
     name: 'a backend at work is taken for lost',
     edits: [edit('dist/src/store/watchdog.js', `a.state not like 'idle%'`, 'false')],
-    testFile: 'pool',
+    testFile: 'db/pool',
     caughtBy: 'whose statement is slow, or waits for a lock, is left alone',
   },
 ];

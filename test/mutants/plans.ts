@@ -13,7 +13,7 @@ const OF_TRIGGERS = 'of triggers are right for a batch, although one run was cha
 const mutant = (name: string, ...edits: Mutant['edits']): Mutant => ({
   name,
   edits,
-  testFile: 'kept_plans',
+  testFile: 'db/kept_plans',
   caughtBy: 'are right for many runs and pipelines, although there was one run when they were made',
 });
 
@@ -48,7 +48,7 @@ export const PLAN_MUTANTS: readonly Mutant[] = [
     name: 'what was changed meets what it was row by row, to be appended',
     edits: [],
     functionEdit: { name: 'baton.runs_append_updated', from: "SET enable_nestloop TO 'off'", to: '' },
-    testFile: 'kept_plans',
+    testFile: 'db/kept_plans',
     caughtBy: OF_TRIGGERS,
   },
   {
@@ -59,7 +59,7 @@ export const PLAN_MUTANTS: readonly Mutant[] = [
       from: 'where (n.id, n.status) not in (select o.id, o.status from old_runs o)',
       to: 'join old_runs o on o.id = n.id where n.status <> o.status',
     },
-    testFile: 'kept_plans',
+    testFile: 'db/kept_plans',
     caughtBy: OF_TRIGGERS,
   },
 ];

@@ -107,5 +107,5 @@ const BROKEN: readonly Omit<Mutant, 'testFile'>[] = [
 /** Ways to make a tick twice, not at all or at another time. */
 export const SCHEDULE_MUTANTS: readonly Mutant[] = BROKEN.map((mutant) => ({
   ...mutant,
-  testFile: 'schedules',
+  testFile: 'server/schedules',
 }));

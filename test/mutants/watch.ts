@@ -129,13 +129,13 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
   {
     name: 'a state that stands still keeps its connection from others',
     edits: [edit('dist/src/watch/snapshots.js', 'reader.giveUp();', 'void reader;')],
-    testFile: 'streams',
+    testFile: 'server/streams',
     caughtBy: 'readers that stand still in a state keep neither calls nor other states waiting',
   },
   {
     name: 'a state holds a whole page for its reader',
     edits: [edit('dist/src/watch/state_stream.js', 'if (count > 0 && this', 'if (false && this')],
-    testFile: 'streams',
+    testFile: 'server/streams',
     caughtBy: 'a stalled stream holds at most 256 KiB: in its state, with long messages',
   },
   {
@@ -202,7 +202,7 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
       edits: [edit(SHARED_PAGES, 'if (until > now)', 'if (true)')],
       caughtBy: 'are read anew when they are older, and nothing is kept of them meanwhile',
     },
-  ].map((mutant) => ({ ...mutant, testFile: 'shared_pages' })),
+  ].map((mutant) => ({ ...mutant, testFile: 'unit/shared_pages' })),
   ...[
     {
       name: 'a writer without room is handed more',
@@ -232,17 +232,17 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
       edits: [edit(SUBSCRIPTION, `return handover.end();`, 'return;')],
       caughtBy: 'is left when the stream has to read the log again, and misses nothing',
     },
-  ].map((mutant) => ({ ...mutant, testFile: 'handover' })),
+  ].map((mutant) => ({ ...mutant, testFile: 'unit/handover' })),
   {
     name: 'a hub does not share what its streams read',
     edits: [edit(HUB, 'this.#pages.read(', 'this.#options.readPage(')],
-    testFile: 'shared_pages',
+    testFile: 'unit/shared_pages',
     caughtBy: 'are read once for all streams of a hub that catch up together',
   },
   {
     name: 'a message is written behind the status',
     edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#closed || this.#isOver())', 'if (this.#closed)')],
-    testFile: 'rpc-stream',
+    testFile: 'unit/rpc_stream',
     caughtBy:
       'nothing is written behind the status with which grpc-js ends a stream, and the call ends with it',
   },
@@ -255,18 +255,18 @@ const MUTANTS: readonly (Omit<Mutant, 'testFile'> & { readonly testFile?: string
         'const send = (message) => { sink.write(frame(message)); return true; };',
       ),
     ],
-    testFile: 'rpc-stream',
+    testFile: 'unit/rpc_stream',
     caughtBy: 'the gRPC server takes two messages that are handed over for a reader that reads nothing',
   },
   {
     name: 'each stream has a copy of the bytes',
     edits: [edit('dist/src/rpc/grpc_stream.js', 'if (this.#stream === undefined) {', 'if (true) {')],
-    testFile: 'rpc-stream',
+    testFile: 'unit/rpc_stream',
     caughtBy: 'readers that stand still over gRPC share the bytes of a message that waits for them',
   },
 ];
 
 export const WATCH_MUTANTS: readonly Mutant[] = MUTANTS.map((mutant) => ({
-  testFile: 'mutants_watch',
+  testFile: 'server/mutants_watch',
   ...mutant,
 }));

@@ -1,6 +1,6 @@
 import { edit, type Mutant } from './mutant.js';
 
-const WORKERS = 'mutants_workers';
+const WORKERS = 'server/mutants_workers';
 const UPDATE = 'dist/src/store/sql/update_runs.js';
 const LEASE_SQL = 'dist/src/store/lease_sql.js';
 const RELEASE = 'dist/src/store/sql/release_claims.js';
@@ -47,7 +47,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   {
     name: 'a hand-back costs the attempt',
     edits: [edit(RELEASE, 'greatest(r.attempt - 1, 0)', 'r.attempt')],
-    testFile: 'statements',
+    testFile: 'db/statements',
     caughtBy: 'releaseClaims hands back what is still held, and the claim costs no attempt',
   },
   {
@@ -59,7 +59,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         "when plan.action = 'RELEASE' then r.attempt",
       ),
     ],
-    testFile: 'statements',
+    testFile: 'db/statements',
     caughtBy: 'cancels, hands back without an attempt, and reports progress',
   },
   {
@@ -108,13 +108,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   {
     name: 'the backoff after an ended lease counts from when that was found out',
     edits: [edit(EXPIRE, 'r.lease_expire_time + ', 'clock_timestamp() + ')],
-    testFile: 'statements',
+    testFile: 'db/statements',
     caughtBy: 'a backoff counts from the end of the lease, and no run is claimable before that was found out',
   },
   {
     name: 'the next run that comes due is not looked at',
     edits: [edit('dist/src/service/housekeeping.js', 'if (nextMs !== undefined)', 'if (false)')],
-    testFile: 'housekeeping',
+    testFile: 'db/housekeeping',
     caughtBy: 'a waiting call is woken when the next run of its stage comes due',
   },
   {
@@ -126,7 +126,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   {
     name: 'ended leases are waited for whose pipeline is being redefined',
     edits: [edit(EXPIRE, '  for key share of p skip locked\n', '')],
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'that is left open keeps only its own leases from ending',
   },
   {
@@ -156,14 +156,14 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         'p.canceled_status',
       ),
     ],
-    testFile: 'workers',
+    testFile: 'server/workers',
     caughtBy: 'CancelRun: what waits ends at once, a worker is told, what has ended stays',
   },
   {
     name: 'a retry keeps the attempts of before',
     edits: [],
     functionEdit: { name: 'baton.runs_before_write', from: 'new.attempt := 0;', to: '' },
-    testFile: 'workers',
+    testFile: 'server/workers',
     caughtBy: 'RetryRun: waits again for the stage in which it ended, or for another one',
   },
   {
@@ -186,7 +186,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         '',
       ),
     ],
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'gives more attempts, or fewer, to runs that are in the stage already',
   },
   {
@@ -197,7 +197,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
       from: 'new.attempts_allowed := coalesce(new.max_attempts, meaning.max_attempts, new.attempts_allowed);',
       to: '',
     },
-    testFile: 'derived',
+    testFile: 'db/derived',
     caughtBy: 'is the same by the statements of the server and by the trigger for all SQL',
   },
   {
@@ -209,7 +209,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         'when ${ENDS} then plan.time else r.start_time end',
       ),
     ],
-    testFile: 'derived',
+    testFile: 'db/derived',
     caughtBy: 'is the same by the statements of the server and by the trigger for all SQL',
   },
   {
@@ -220,14 +220,14 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
       from: 'perform baton.refuse_status(',
       to: 'perform (',
     },
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'is what every move goes by, also one that began before it was committed',
   },
   {
     name: 'what a statement says of a status is looked at without the lock of the definition',
     edits: [],
     functionEdit: { name: 'baton.runs_admit_updated', from: 'for key share;', to: ';' },
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'is what every move goes by, also one that began before it was committed',
   },
   {
@@ -239,7 +239,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         'm.status is null',
       ),
     ],
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'is refused where it would take a run from its worker, or make one ACTIVE that nobody has',
   },
   {
@@ -251,13 +251,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         "stage === '' && !(await pausePipeline(tx, name, paused))",
       ),
     ],
-    testFile: 'definitions',
+    testFile: 'db/definitions',
     caughtBy: 'neither loses a pause of a stage that comes at the same time, nor refuses it',
   },
   {
     name: 'each new call looks although others wait',
     edits: [edit(CLAIM_QUEUE, 'return queue.parked.size > 0 &&', 'return false &&')],
-    testFile: 'waiting_claims',
+    testFile: 'server/waiting_claims',
     caughtBy: 'a call that may wait behind others does not look, and is answered like them',
   },
   {
@@ -266,19 +266,19 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
       edit(UPDATE_GROUP, 'targets.length === 0)', 'targets.length >= 0)'),
       edit(UPDATE_GROUP, 'key === undefined || next.isLimited(key)', 'true'),
     ],
-    testFile: 'claim_next',
+    testFile: 'db/claim_next',
     caughtBy: 'reports and claims are one transaction, and one for many workers',
   },
   {
     name: 'claim_next does not look for the run that goes into its own stage',
     edits: [edit(UPDATE_AND_CLAIM, `planned.to_state = 'PENDING'`, 'false')],
-    testFile: 'claim_next',
+    testFile: 'db/claim_next',
     caughtBy: 'a worker goes on with the run that it has just moved into the stage it claims from',
   },
   {
     name: 'claim_next ignores what its request_id holds',
     edits: [edit(UPDATE_AND_CLAIM, `(want.request_id <> '' and exists`, `(want.request_id = '' and exists`)],
-    testFile: 'claim_next',
+    testFile: 'db/claim_next',
     caughtBy: 'a request_id that holds claims gives these, and no others',
   },
   {
@@ -288,13 +288,13 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
       edit(UPDATE_AND_CLAIM, `stageSql('$14', '$15', NO_LIMITS)`, `stageSql('$14', '$15', 'true')`),
       edit(UPDATE_GROUP, 'key === undefined || next.isLimited(key)', 'key === undefined'),
     ],
-    testFile: 'claim_next',
+    testFile: 'db/claim_next',
     caughtBy: 'limits hold, also those that a stage has got or lost since',
   },
   {
     name: 'an update that is refused claims all the same',
     edits: [edit(UPDATE_AND_CLAIM, 'join plan on plan.position = want.position', '')],
-    testFile: 'claim_next',
+    testFile: 'db/claim_next',
     caughtBy: 'who is refused gets no claim, and the others get theirs',
   },
   {
@@ -306,74 +306,74 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
         "if (!waiter.open) {\n repeatable.add(`${waiter.slot.requestId ?? ''} ${waiter.slot.workerId}`);",
       ),
     ],
-    testFile: 'workers',
+    testFile: 'server/workers',
     caughtBy: 'a ClaimNext that repeats one which ended in the same moment is answered',
   },
   {
     name: 'what a server has committed wakes nobody before the log does',
     edits: [edit(CLAIMS, 'if (run.error === undefined && ownWork.add(run))', 'if (false)')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
   },
   {
     name: 'what is not due wakes whoever waits',
     edits: [edit(CLAIMS, "run.state === 'PENDING' && !comesLater(run)", "run.state === 'PENDING'")],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'wakes whoever is parked without the log, and nobody for what is not due or waits elsewhere',
   },
   {
     name: 'the log tells of own work again',
     edits: [edit(OWN_WORK, 'return this.#keys.has(key)', 'return false')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'is not told by the log again, without a live stream',
   },
   {
     name: 'own work is remembered for ever',
     edits: [edit(OWN_WORK, 'this.#keys.delete(key)', '{}')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'is not told by the log again, without a live stream',
   },
   {
     name: 'every claim is followed by another look',
     edits: [edit(CLAIM_QUEUE, 'unsure || found > work || queue.limited', 'true')],
-    testFile: 'waiting_claims',
+    testFile: 'server/waiting_claims',
     caughtBy: 'each run answers exactly one of 2,000 calls on two servers, and wakes no more',
   },
   {
     name: 'nobody looks whether there is more',
     edits: [edit(CLAIM_QUEUE, 'unsure || found > work || queue.limited', 'false')],
-    testFile: 'housekeeping',
+    testFile: 'db/housekeeping',
     caughtBy: 'one look is enough for all runs that come due together',
   },
   {
     name: 'a text or a transaction of the server itself rings nobody',
     edits: [edit(SERVICE, "if (hub.demand === 'none')\n            tail.ring();", '')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'wakes whoever waits, without a regular look at the log: RetryRun',
   },
   {
     name: 'a failure that may be tried again at once is told to nobody',
     edits: [edit(CLAIMS, 'untold = true;', '{}')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy:
       'wakes whoever waits, without a regular look at the log: a failure that may be tried again at once',
   },
   {
     name: 'room that a server makes itself is told to nobody',
     edits: [edit(CLAIMS, 'untold || this.#roomIsAwaited()', 'untold')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'wakes whoever waits, without a regular look at the log: room in a stage with a limit',
   },
   {
     name: 'what a server commits itself does not ring for its streams',
     edits: [edit(SERVICE, "isOwn && hub.demand === 'none'", 'isOwn')],
-    testFile: 'own_work',
+    testFile: 'server/own_work',
     caughtBy: 'reaches a live stream without a regular look at the log',
   },
   {
     name: 'the request_id of ClaimNext is ignored',
     edits: [edit(FIND_CLAIMS, "keys.every(({ requestId }) => requestId === '')", 'true')],
-    testFile: 'workers',
+    testFile: 'server/workers',
     caughtBy: 'ClaimNext with a request_id gives the same claims again while they live',
   },
 ];

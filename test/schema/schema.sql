@@ -1,4 +1,4 @@
--- Made by pg_dump from the migrations; test/schema.test.ts compares it and says how to renew it.
+-- Made by pg_dump from the migrations; test/db/schema.test.ts compares it and says how to renew it.
 
 CREATE SCHEMA baton;
 

@@ -7,8 +7,8 @@ import {
   WatchRunsRequestSchema,
   type WatchRunsResponse,
 } from '../../gen/baton/v1/job_service_pb.js';
-import { fromGrpc } from './rpc-errors.js';
-import { GrpcJsClient } from './rpc-grpc-client.js';
+import { fromGrpc } from './rpc_errors.js';
+import { GrpcJsClient } from './rpc_grpc_client.js';
 import { codeName, Frames, frame, grpcEnd, OK, RESET, type StreamEnd } from './streams_frames.js';
 import { waitFor } from './wait.js';
 

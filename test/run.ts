@@ -14,6 +14,7 @@ import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../src/store/embedded/embedded-postgres.js';
 import { migrate } from '../src/store/migrate.js';
 import { findPostgres15, startDebianCluster, type TestCluster } from './support/debian_cluster.js';
+import { chooseSeed, commandFor } from './support/seed.js';
 import { waitFor } from './support/wait.js';
 
 /** Durability of the test clusters is not what is tested, but for the tests that start their own. */
@@ -60,13 +61,18 @@ async function testFiles(wanted: readonly string[]): Promise<string[]> {
   return chosen.map((file) => join(dir, file));
 }
 
-function runTests(files: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+/** Writes down the files with failures. */
+const FAILED_FILES = new URL('support/failed_files.js', import.meta.url).href;
+
+/** @param failed the file that gets the names of those with failures */
+function runTests(files: readonly string[], env: NodeJS.ProcessEnv, failed: string): Promise<number> {
   const concurrency = Math.max(2, availableParallelism());
   const args = [
     '--enable-source-maps',
     '--test',
     `--test-concurrency=${concurrency}`,
-    '--test-reporter=spec',
+    ...['--test-reporter=spec', '--test-reporter-destination=stdout'],
+    ...[`--test-reporter=${FAILED_FILES}`, `--test-reporter-destination=${failed}`],
     ...files,
   ];
   // In a process group of its own, so that Ctrl-C reaches it through us and the clean-up still happens.
@@ -86,7 +92,7 @@ function runTests(files: readonly string[], env: NodeJS.ProcessEnv): Promise<num
 }
 
 /** What was started gets this long to be gone: PostgreSQL ends a moment after the process that started it. */
-const LEFTOVERS_TIMEOUT_MS = 5000;
+const LEFTOVERS_TIMEOUT_MS = 20_000;
 /** In memory where there is plenty: Linux makes this a folder without a disk. */
 const MEMORY_DIR = '/dev/shm';
 const MEMORY_BYTES = 4 * 2 ** 30;
@@ -172,9 +178,11 @@ async function startClusters(dir: string): Promise<NodeJS.ProcessEnv> {
 }
 
 const wanted = process.argv.slice(2);
+const seed = chooseSeed(process.env['BATON_TEST_SEED']);
 const files = await testFiles(wanted);
 const needsPostgres = files.some((file) => basename(dirname(file)) !== 'unit');
 const dir = await mkdtemp(join(await parentFolder(), 'baton-test-'));
+if (process.env['BATON_TEST_SEED'] !== undefined) console.log(`BATON_TEST_SEED=${seed}`);
 const marker = randomUUID();
 process.env[MARKER] = marker;
 try {
@@ -186,15 +194,21 @@ try {
   await chmod(temporary, 0o1777);
   const env: NodeJS.ProcessEnv = {
     TMPDIR: temporary,
+    BATON_TEST_SEED: String(seed),
+    // Times are judged with this slack: other tests run at the same time, and so may other programs.
+    BATON_TEST_SLACK: process.env['BATON_TEST_SLACK'] ?? '10',
     ...(needsPostgres ? await startClusters(dir) : {}),
   };
-  process.exitCode = await runTests(files, env);
+  const failed = join(dir, 'failed');
+  process.exitCode = await runTests(files, env, failed);
   for (let cluster = clusters.pop(); cluster !== undefined; cluster = clusters.pop()) await cluster.stop();
   const left = await leftovers(`${MARKER}=${marker}`, dir, temporary);
   if (left.length > 0) {
     process.stderr.write(`the tests left behind:\n${left.map((line) => `  ${line}\n`).join('')}`);
     process.exitCode = 1;
   }
+  const names = (await readFile(failed, 'utf8')).split('\n').filter((name) => name !== '');
+  for (const name of new Set(names)) process.stderr.write(`failed, again alone: ${commandFor(name, seed)}\n`);
 } finally {
   for (const cluster of clusters) await cluster.stop();
   await rm(dir, { recursive: true, force: true });

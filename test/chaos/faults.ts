@@ -10,6 +10,7 @@ import {
   type FaultContext,
 } from '../support/chaos_faults.js';
 import { silent } from '../support/database.js';
+import { withSlack } from '../support/wait.js';
 import { stall, type StallReport } from './stalled.js';
 import { truncateDuringCatchUp, type TruncationReport } from './truncation.js';
 
@@ -74,7 +75,7 @@ export class StreamFaults extends Faults {
       this.problems.push(`the server held ${Math.round(report.heldPerStream ?? 0)} bytes for a stream`);
     // Beside other faults the healthy stream has reasons of its own to be silent.
     const alone = this.intervals.filter((fault) => fault.to + AFTERMATH_MS > from).length === 1;
-    if (alone && report.longestSilenceMs > STALL_SILENCE_MS)
+    if (alone && report.longestSilenceMs > withSlack(STALL_SILENCE_MS))
       this.problems.push(`a stream beside stalled ones was silent for ${report.longestSilenceMs} ms`);
   }
 }

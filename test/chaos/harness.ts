@@ -14,7 +14,7 @@ import { injectFaults, type Schedule } from '../support/chaos_faults.js';
 import { LANES, StreamFaults } from './faults.js';
 import { Oracle } from '../support/chaos_oracle.js';
 import { ChaosPostgres } from '../support/chaos_postgres.js';
-import { buildReport, type ChaosReport } from './report.js';
+import { buildReport, type ChaosReport, type Floors } from './report.js';
 import { ChaosServer } from '../support/chaos_servers.js';
 import { watcherSpecs } from './specs.js';
 import { Texts, Watcher } from './watcher.js';
@@ -26,6 +26,8 @@ export interface ChaosOptions extends Schedule {
   readonly restMs: number;
   readonly scale: number;
   readonly partitionRevisions: number;
+  /** Goes on for it a while when the time is over. */
+  readonly floors: Floors;
   readonly say: (line: string) => void;
 }
 
@@ -58,6 +60,20 @@ async function prepare(postgres: ChaosPostgres, partitionRevisions: number): Pro
   } finally {
     await pool.close();
   }
+}
+
+/** Seen from outside, a little less than is counted in the end. */
+function hasEnough(floors: Floors, watchers: readonly Watcher[], { commits }: WriterCounts): boolean {
+  const sum = (of: (watcher: Watcher) => number): number => watchers.reduce((all, one) => all + of(one), 0);
+  const events = Math.max(...watchers.map(({ position }) => Number(position)));
+  const compared = sum(({ segments }) => segments.reduce((all, one) => all + one.events.length, 0));
+  return (
+    commits >= floors.commits &&
+    events >= floors.events &&
+    compared >= floors.compared &&
+    sum(({ resumes }) => resumes) >= floors.resumes &&
+    sum(({ bookmarks }) => bookmarks) >= floors.bookmarks
+  );
 }
 
 async function createHotRuns(postgres: ChaosPostgres): Promise<string[]> {
@@ -140,7 +156,9 @@ async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosRepo
       : writeBySql(postgres.url(DATABASE), context);
   });
 
-  await injectFaults(faults, LANES, options, stopFaults.signal);
+  await injectFaults(faults, LANES, options, stopFaults.signal, () =>
+    hasEnough(options.floors, watchers, counts),
+  );
   say(`${[...faults.counts.values()].reduce((sum, count) => sum + count, 0)} faults were made; healing`);
   await postgres.up();
   for (const server of servers) await server.up();

@@ -4,6 +4,7 @@
  */
 import { parseArgs } from 'node:util';
 import { findPostgres15 } from '../support/debian_cluster.js';
+import { chooseSeed } from '../support/seed.js';
 import { runChaos } from './harness.js';
 import { ALL_KINDS } from './faults.js';
 import { failuresOf, printReport } from './report.js';
@@ -11,7 +12,7 @@ import { failuresOf, printReport } from './report.js';
 const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '10' },
-    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    seed: { type: 'string', default: String(chooseSeed('random')) },
     faults: { type: 'string', default: ALL_KINDS.join() },
     json: { type: 'boolean', default: false },
   },
@@ -22,6 +23,14 @@ if (!(minutes > 0) || !Number.isInteger(seed)) throw new Error('--minutes and --
 const binDir = findPostgres15();
 if (binDir === undefined) throw new Error('PostgreSQL 15 is not installed (apt-get install postgresql-15)');
 console.log(`chaos for ${minutes} min, --seed ${seed}`);
+
+const floors = {
+  events: 5000 * minutes,
+  commits: 2000 * minutes,
+  compared: 30_000 * minutes,
+  resumes: 40 * minutes,
+  bookmarks: 100 * minutes,
+};
 
 const report = await runChaos({
   binDir,
@@ -34,19 +43,13 @@ const report = await runChaos({
   calmMs: 8000,
   gapMs: 1500,
   partitionRevisions: 4000,
+  floors,
   say: (line) => console.log(line),
 });
 const json = (_: string, value: unknown): unknown => (typeof value === 'bigint' ? String(value) : value);
 if (values.json) console.log(JSON.stringify(report, json));
 console.log(printReport(report));
 for (const detail of report.findings.details) console.log(detail);
-const floors = {
-  events: 5000 * minutes,
-  commits: 2000 * minutes,
-  compared: 30_000 * minutes,
-  resumes: 40 * minutes,
-  bookmarks: 100 * minutes,
-};
 // A pause of 30 s leaves a short run no time for everything.
 const failures = failuresOf(report, floors, minutes >= 5 ? ALL_KINDS : []);
 for (const failure of failures) console.log(`FAILED: ${failure}`);

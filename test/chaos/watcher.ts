@@ -7,6 +7,7 @@ import type { Prng } from '../support/log_prng.js';
 import { runTextOfProto, textOfProto } from '../support/chaos_canonical.js';
 import { toProtoFilter, type FilterSpec } from './filters.js';
 import type { ChaosServer } from '../support/chaos_servers.js';
+import { withSlack } from '../support/wait.js';
 import { connectStream, type Connection, type Protocol } from './transports.js';
 
 const BOOKMARK_S = 2n;
@@ -243,7 +244,7 @@ export class Watcher {
   #noteOpen(tookMs: number): void {
     if (!this.#calm || !this.#context.isCalm()) return;
     this.slowestOpenMs = Math.max(this.slowestOpenMs, tookMs);
-    if (tookMs > OPEN_LIMIT_MS)
+    if (tookMs > withSlack(OPEN_LIMIT_MS))
       this.faults.push(
         `${this.#opened ? 'opened' : 'not opened'} after ${Math.round(tookMs)} ms on healthy servers`,
       );

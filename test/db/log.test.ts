@@ -21,12 +21,13 @@ import {
 import { TailingReader } from '../support/log_reader.js';
 import { claimOne, create, endLease, fresh, must, update } from '../support/log_runs.js';
 import { checkStorm, type StormOptions } from '../support/log_storm.js';
+import { SEED, seeded } from '../support/seed.js';
 
-/** `BATON_TEST_SEED` repeats a storm that failed. */
-const SEED = Number(process.env['BATON_TEST_SEED'] ?? Date.now() % 1_000_000);
-const STORM: StormOptions = { seed: SEED, durationMs: 8000, sqlWriters: 12, serverWriters: 4 };
 /** A storm with less traffic than this proves nothing. */
-const FLOOR = { events: 2000, commits: 500, rollbacks: 50 };
+const FLOOR = { transactions: 800, rollbacks: 50 };
+const STORM: StormOptions = { seed: SEED, least: FLOOR, sqlWriters: 12, serverWriters: 4 };
+
+const STORMS_MAX = 5;
 
 const sql = (text: string) => async (db: Queryable) => void (await db.query(text));
 const move = (status: string, more = '') => sql(`update baton.runs set status = '${status}' ${more}`);
@@ -112,12 +113,10 @@ async function loseLease(db: Queryable, meanwhile?: string): Promise<void> {
 
 describeOnEveryPostgres('the log', (open) => {
   void test(
-    `16 writers lose and reorder nothing (seed ${SEED})`,
+    '16 writers lose and reorder nothing',
     fresh(open, async (db) => {
-      const report = await checkStorm(db, STORM);
+      const report = await seeded(() => checkStorm(db, STORM));
       console.log(`PostgreSQL ${db.version}, seed ${SEED}: ${JSON.stringify(report)}`);
-      for (const key of ['events', 'commits', 'rollbacks'] as const)
-        assert.ok(report[key] >= FLOOR[key], `only ${report[key]} ${key}; the floor is ${FLOOR[key]}`);
     }),
   );
 
@@ -219,15 +218,23 @@ describeOnEveryPostgres('the log', (open) => {
       );
     }
 
-    void test(
-      'no_lock is caught by chance too: the storm is strong enough',
-      fresh(open, async (db) => {
-        await must(LOG_MUTANTS[0], 'no_lock').apply(db.pool);
-        await assert.rejects(
-          checkStorm(db, { ...STORM, durationMs: 3000 }),
-          (error: Error) => error instanceof assert.AssertionError,
-        );
-      }),
-    );
+    void test('no_lock is caught by chance too: the storm is strong enough', async (t) => {
+      // Nearly always the first time. By how much it would not is a matter of the machine.
+      for (let storm = 0; storm < STORMS_MAX; storm += 1) {
+        let caught = false;
+        await fresh(open, async (db) => {
+          await must(LOG_MUTANTS[0], 'no_lock').apply(db.pool);
+          const seed = SEED + storm;
+          await checkStorm(db, { ...STORM, seed, least: { transactions: 500, rollbacks: 1 } }).catch(
+            (error: unknown) => {
+              if (!(error instanceof assert.AssertionError)) throw error;
+              caught = true;
+            },
+          );
+        })(t);
+        if (caught) return;
+      }
+      assert.fail(`${STORMS_MAX} storms saw nothing`);
+    });
   });
 });

@@ -106,7 +106,7 @@ function connectionTests(open: Open): void {
         await pause(1500);
         proxy.mode = 'pass';
         // Alone it would be 30 s.
-        const settled = await within(outcomes, 'the lost statements to fail', 10_000);
+        const settled = await within(outcomes, 'the lost statements to fail', 10_000, 28_000);
         assert.deepEqual(
           settled.map((outcome) => outcome.status === 'rejected' && isAway(outcome.reason)),
           [true, true, true],
@@ -147,7 +147,7 @@ function connectionTests(open: Open): void {
       const lost = assert.rejects(pool.query('select 1'), isAway);
       await waitFor(() => proxy.lostBytes > 0, 'bytes to be lost');
       proxy.mode = 'pass';
-      await within(lost, 'the lost statement to fail', 10_000);
+      await within(lost, 'the lost statement to fail', 10_000, 28_000);
       const after = await processes(4);
       assert.deepEqual(
         [...after].filter((pid) => before.has(pid)),

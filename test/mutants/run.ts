@@ -50,7 +50,10 @@ async function runTests(
       ...patterns,
       join(copy, `dist/test/${testFile}.test.js`),
     ],
-    { env: { ...process.env, BATON_TEST_PG18_URL: databaseUrl }, stdio: ['ignore', 'pipe', 'inherit'] },
+    {
+      env: { ...process.env, BATON_TEST_SLACK: '2', BATON_TEST_PG18_URL: databaseUrl },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
   );
   const end = (): void => void child.kill();
   interrupted.addEventListener('abort', end);

@@ -30,7 +30,7 @@ import {
   type Script,
 } from '../support/events_liar.js';
 import { startHalfOpenProxy } from '../support/events_proxy.js';
-import { startTestServer, type TestServer } from '../support/server.js';
+import { startTestServer, STOP_MS, type TestServer } from '../support/server.js';
 import { waitFor, within } from '../support/wait.js';
 
 /** A watch tries for ever: one that a failed test leaves behind must not keep the process. */
@@ -445,7 +445,7 @@ describeOnEveryPostgres('watchRuns', (openDatabase) => {
       const watch = await new Following({ servers: serversNow() }).opened();
       const writing = createRuns(other, 150);
       await watch.has(30);
-      await within(baton.stop(), 'the server to stop', 5000);
+      await within(baton.stop(), 'the server to stop', STOP_MS);
       await writing;
       await watch.has(150);
       await watch.cancel();

@@ -15,7 +15,7 @@ import { chromium, openBrowser } from '../support/events_browser.js';
 import { EventsReader, type Line, type ServerSent } from '../support/events_reader.js';
 import { FakeStream, message, sampleEvent } from '../support/rpc_fake.js';
 import { startServers, type Servers } from '../support/rpc_servers.js';
-import { startTestServer, type TestServer } from '../support/server.js';
+import { startTestServer, STOP_MS, type TestServer } from '../support/server.js';
 import { waitFor, within } from '../support/wait.js';
 
 const EPOCH = '0190b0a0-0000-7000-8000-00000000000e';
@@ -354,7 +354,7 @@ for (const version of VERSIONS) {
     call?.abandon(new BatonError('SLOW_CONSUMER', 'too slow'));
     await waitFor(() => stream.closed, 'the stream to be closed', 1000);
     // The client reads nothing, and still the server holds nothing more for it.
-    await within(servers.http.drain(), 'the connection to be let go', 3000);
+    await within(servers.http.drain(), 'the connection to be let go', 900);
     reader.resume();
     await waitFor(() => reader.over(), 'the client to see it broken', 3000);
     assert.equal(stream.pulls, pulls);
@@ -464,7 +464,7 @@ describeOnEveryPostgres('the HTTP stream of events', (openDatabase) => {
     for (const reader of readers) await reader.opened();
     await create(2);
     for (const reader of readers) await reader.hasEvents(2);
-    await within(baton.stop(), 'the server to stop', 5000);
+    await within(baton.stop(), 'the server to stop', STOP_MS);
     await other.jobs.createRun({});
     for (const reader of readers) {
       const { last } = await reader.end();

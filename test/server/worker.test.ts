@@ -201,7 +201,9 @@ describeOnEveryPostgresAtOnce('the worker of baton/client', (open) => {
     assert.equal((await get(ids[0]!)).statusMessage, 'part 10');
     await waitFor(() => performance.now() - begun > 7000, 'three leases to pass', 8000);
     const renewals = counter.count('ExtendLeases');
-    assert.ok(renewals >= 7 && renewals <= 16, `${renewals} renewals in 7 s`);
+    const leases = (performance.now() - begun) / 2000;
+    // Three in the time of a lease, and fewer where the machine is slow: that none has ended is seen below.
+    assert.ok(renewals >= leases - 1 && renewals <= 4.6 * leases, `${renewals} renewals in ${leases} leases`);
     for (const work of own.works) work.return();
     for (const id of ids) {
       await reaches(id, 'initialized');
@@ -253,7 +255,7 @@ describeOnEveryPostgresAtOnce('the worker of baton/client', (open) => {
     const own = start({});
     const work = await own.work(0);
     work.context.progress(0.9, 'now', { atOnce: true });
-    await waitFor(async () => (await get(id)).progress === 0.9, 'the progress, long before a renewal', 5000);
+    await waitFor(async () => (await get(id)).progress === 0.9, 'the progress, long before a renewal', 1000);
     await work.context.checkpoint({ row: 41 });
     assert.deepEqual((await get(id)).checkpoint, { row: 41 });
     await assert.rejects(work.context.checkpoint([1]), /must be an object/);
@@ -274,7 +276,7 @@ describeOnEveryPostgresAtOnce('the worker of baton/client', (open) => {
     const ids = await Promise.all(Array.from({ length: 20 }, () => create()));
     const busy = start({ transport }, () => ({ ok: true }));
     for (const id of ids) await reaches(id, 'initialized');
-    await waitFor(() => busy.worker.active === 0, 'the last report to be answered, whatever it claims', 2000);
+    await waitFor(() => busy.worker.active === 0, 'the last report to be answered, whatever it claims', 1000);
     await waits();
     assert.deepEqual(Object.fromEntries(counter.calls), { GetPipeline: 1, ClaimNext: 2, UpdateStatus: 20 });
   });

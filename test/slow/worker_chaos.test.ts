@@ -6,11 +6,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { findPostgres15 } from '../support/debian_cluster.js';
+import { seeded } from '../support/seed.js';
 import { ALL_KINDS, runWorkerChaos } from '../worker_chaos/harness.js';
 import { failuresOf, printReport } from '../worker_chaos/report.js';
 
-/** `BATON_TEST_SEED` repeats a run that failed. */
-const SEED = Number(process.env['BATON_TEST_SEED'] ?? Date.now() % 1_000_000);
 /** Below these the run has proved nothing. They are low, because other tests may have the machine's other core. */
 const FLOORS = { runs: 100, claims: 200, accepted: 200, refused: 10, swallowed: 1, workerFaults: 3 };
 
@@ -19,25 +18,27 @@ const missing = 'PostgreSQL 15 with test_decoding is not installed (apt-get inst
 const required = process.env['BATON_REQUIRE_ALL'] === '1';
 
 void test(
-  `no fault gives a run to two workers, loses one, or takes a change from a stale token (seed ${SEED})`,
+  'no fault gives a run to two workers, loses one, or takes a change from a stale token',
   { skip: binDir === undefined && !required ? missing : false, timeout: 360_000 },
-  async () => {
-    if (binDir === undefined) throw new Error(missing);
-    const report = await runWorkerChaos({
-      binDir,
-      seed: SEED,
-      durationMs: 60_000,
-      pauseMs: [5000, 8000],
-      kinds: ALL_KINDS,
-      scale: 0.6,
-      calmMs: 5000,
-      gapMs: 400,
-      workers: 18,
-      restMs: 200,
-      say: (line) => console.log(line),
-    });
-    console.log(printReport(report));
-    const failures = failuresOf(report, FLOORS, ALL_KINDS);
-    assert.deepEqual([...failures, ...(failures.length === 0 ? [] : report.details)], []);
-  },
+  () =>
+    seeded(async (seed) => {
+      if (binDir === undefined) throw new Error(missing);
+      const report = await runWorkerChaos({
+        binDir,
+        seed,
+        durationMs: 45_000,
+        pauseMs: [5000, 8000],
+        kinds: ALL_KINDS,
+        scale: 0.6,
+        calmMs: 5000,
+        gapMs: 400,
+        workers: 18,
+        restMs: 200,
+        floors: FLOORS,
+        say: (line) => console.log(line),
+      });
+      console.log(printReport(report));
+      const failures = failuresOf(report, ALL_KINDS);
+      assert.deepEqual([...failures, ...(failures.length === 0 ? [] : report.details)], []);
+    }),
 );

@@ -247,12 +247,20 @@ export interface Schedule {
   readonly gapMs: number;
 }
 
-/** Each lane goes through its kinds in a new order again and again; no fault begins where it could not end in time. */
+/** Times as long as planned: what has not come about by then is told by the floors. */
+const LONGER_AT_MOST = 3;
+
+/**
+ * Each lane goes through its kinds in a new order again and again; no fault begins where it could not end in time.
+ *
+ * @param hasEnough whether the run has seen what its floors ask for
+ */
 export async function injectFaults(
   faults: Faults,
   allLanes: readonly (readonly string[])[],
   options: Schedule,
   signal: AbortSignal,
+  hasEnough: () => boolean,
 ): Promise<void> {
   const startedAt = performance.now();
   const sinceStart = (): number => performance.now() - startedAt;
@@ -260,10 +268,13 @@ export async function injectFaults(
     const random = new Prng(options.seed * 100 + 10 + lane);
     const kinds = all.filter((kind) => options.kinds.includes(kind));
     let queue: string[] = [];
-    // Time is up when it is over, but not before each kind was made once, unless that takes far too long.
+    // Time is up when it is over, but not before each kind was made once and enough has come of it, unless that takes far
+    // too long.
     const isOver = (): boolean =>
-      sinceStart() > options.durationMs * 2 ||
-      (sinceStart() > options.durationMs - options.calmMs && kinds.every((kind) => faults.counts.has(kind)));
+      sinceStart() > options.durationMs * LONGER_AT_MOST ||
+      (sinceStart() > options.durationMs - options.calmMs &&
+        kinds.every((kind) => faults.counts.has(kind)) &&
+        hasEnough());
     while (kinds.length > 0 && !isOver() && !signal.aborted) {
       const inPeriod = sinceStart() % PERIOD_MS;
       if (inPeriod < options.calmMs) {

@@ -10,7 +10,7 @@ import { assertSameSequence, assertWellFormed, changeOf } from './log_verify.js'
 import { waitFor, within } from './wait.js';
 
 /** Longest time that one small commit may take beside transactions which idle. */
-const COMMIT_BOUND_MS = 2000;
+const COMMIT_BOUND_MS = 1000;
 const GATE = 42;
 
 /** A trigger of the user's own that runs at commit, after the log's, and takes its time where a test wants it to. */

@@ -28,7 +28,8 @@ const CHANGES = [
 
 export interface StormOptions {
   readonly seed: number;
-  readonly durationMs: number;
+  /** It goes on until so much was done: how long that takes is the machine's affair. */
+  readonly least: Counts;
   /** Writers of plain SQL, each with a session of its own. */
   readonly sqlWriters: number;
   /** Writers that use the server's statements. */
@@ -42,8 +43,12 @@ export interface StormReport {
 }
 
 interface Counts {
-  rollbacks: number;
+  readonly transactions: number;
+  readonly rollbacks: number;
 }
+type Counting = { -readonly [Name in keyof Counts]: Counts[Name] };
+/** Until then everything is done, or nothing gets on any more. */
+const STORM_MS = 60_000;
 
 class SqlWriter {
   readonly #client: pg.Client;
@@ -58,7 +63,7 @@ class SqlWriter {
   }
 
   /** One transaction. It waits for a row with its first statement only, so that no writers wait in a circle. */
-  async transact(counts: Counts): Promise<void> {
+  async transact(counts: Counting): Promise<void> {
     const level = this.#random.chance(0.2)
       ? this.#random.pick(['repeatable read', 'serializable'])
       : 'read committed';
@@ -74,7 +79,7 @@ class SqlWriter {
     }
   }
 
-  async #work(counts: Counts): Promise<void> {
+  async #work(counts: Counting): Promise<void> {
     const random = this.#random;
     if (random.chance(0.3)) await this.#update(random.pick(this.#hot));
     for (let left = random.between(1, 6); left > 0; left -= 1) {
@@ -148,9 +153,15 @@ async function serve(db: Queryable, random: Prng, held: Held[]): Promise<void> {
 }
 
 async function write(db: TestDatabase, options: StormOptions, hot: readonly string[]): Promise<Counts> {
-  const counts: Counts = { rollbacks: 0 };
-  const deadline = performance.now() + options.durationMs;
-  const open = (): boolean => performance.now() < deadline;
+  const counts: Counting = { transactions: 0, rollbacks: 0 };
+  const { least } = options;
+  const deadline = performance.now() + STORM_MS;
+  const open = (): boolean => {
+    if (counts.transactions >= least.transactions && counts.rollbacks >= least.rollbacks) return false;
+    assert.ok(performance.now() < deadline, `only ${JSON.stringify(counts)} in ${STORM_MS} ms`);
+    counts.transactions += 1;
+    return true;
+  };
   const sql = Array.from({ length: options.sqlWriters }, async (_, index) => {
     const writer = new SqlWriter(await db.connect(), new Prng(options.seed * 1000 + index), hot);
     while (open()) await writer.transact(counts);

@@ -16,24 +16,15 @@ import { startHttpServer, type HttpServerOptions } from '../../src/rpc/http.js';
 import type { JobService, PipelineService } from '../../src/service/api.js';
 import { fakeJobs, fakePipelines } from './rpc_fake.js';
 import { GrpcJsClient } from './rpc_grpc_client.js';
+import { waitFor, within as withinTime } from './wait.js';
 
-/** Waits until a condition holds, and fails with its name when it does not in time. */
-export async function until(name: string, condition: () => boolean, timeoutMs = 5000): Promise<void> {
-  const deadline = performance.now() + timeoutMs;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`timed out: ${name}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}
+/** `waitFor`, named first. */
+export const until = (name: string, condition: () => boolean, promisedMs = 5000): Promise<void> =>
+  waitFor(condition, name, promisedMs);
 
-/** Fails with this name when the promise takes too long. */
-export async function within<T>(name: string, promise: Promise<T>, timeoutMs = 5000): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`timed out: ${name}`)), timeoutMs);
-  });
-  return Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
-}
+/** `within`, named first. */
+export const within = <T>(name: string, promise: Promise<T>, promisedMs = 5000): Promise<T> =>
+  withinTime(promise, name, promisedMs);
 
 export interface Servers {
   readonly grpc: RpcServer;

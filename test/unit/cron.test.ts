@@ -1,8 +1,8 @@
 /** When schedules come: what an expression may be, and its ticks against the calendar, also where clocks change. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import fc from 'fast-check';
 import { cronProblem, CronError, isTimeZone, latestTick, nextTick } from '../../src/service/cron.js';
+import { fc } from '../support/seed.js';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;

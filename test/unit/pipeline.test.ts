@@ -1,7 +1,6 @@
 /** The pure rules of src/run: what a status means, who may report what, what a watcher is shown. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import fc from 'fast-check';
 import { MATCH_ALL, matchesEvent, matchesRun, type RunFilter } from '../../src/run/filter.js';
 import { canonicalJson, sameJson } from '../../src/run/json.js';
 import { endedBy, RESERVED_ERROR_CODES } from '../../src/run/lease_end.js';
@@ -14,6 +13,7 @@ import {
 } from '../../src/run/pipeline.js';
 import { EVENT_TYPES, isTerminal, RUN_STATES, TERMINAL_STATES, type RunEvent } from '../../src/run/run.js';
 import { sampleEvent, sampleRun } from '../support/rpc_fake.js';
+import { fc } from '../support/seed.js';
 
 function pipelineOf(
   stages: readonly (readonly [name: string, processing: string, done: string])[],

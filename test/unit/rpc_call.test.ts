@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
 import { BatonError } from '../../src/base/errors.js';
 import { AbortableSignal } from '../../src/rpc/call_signal.js';
 import type { CallSignal } from '../../src/service/api.js';
+import { fc } from '../support/seed.js';
 
 const LISTENERS = 3;
 const listener = fc.nat({ max: LISTENERS - 1 });

@@ -9,10 +9,10 @@ import {
   type MessageInitShape,
 } from '@bufbuild/protobuf';
 import { FloatValueSchema } from '@bufbuild/protobuf/wkt';
-import fc from 'fast-check';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { encode } from '../../src/rpc/encode.js';
+import { fc } from '../support/seed.js';
 
 /** Long enough for lengths of two and three bytes. */
 const text = fc.oneof(

@@ -89,9 +89,10 @@ test('HTTP/2 and HTTP/1.1 are told apart, also when the first bytes come one by 
   const socket = slowly(servers.http.port);
   socket.write('GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
   assert.match(await within('h1', textOf(socket)), /^HTTP\/1\.1 200 OK[\s\S]*ok\n/);
-  // Begins like the preface of HTTP/2 and is none.
+  // Begins like the preface of HTTP/2 and is none. Its last byte decides: a server that answers and closes earlier, as
+  // Node 24 does at `PRI /`, breaks the pipe of a client that still writes.
   const other = slowly(servers.http.port);
-  other.write('PRI / HTTP/3.0\r\n\r\n');
+  other.write('PRI * HTTP/2.0\r\n\r\nX');
   assert.match(await within('not quite h2', textOf(other)), /^HTTP\/1\.1 400/);
 });
 

@@ -68,6 +68,16 @@ const RULES = {
     appliesTo: isTypeScript,
     check: refuse(/\bas an[y]\b(?! [a-z])|<an[y]>(?=[\w(])/),
   },
+  chance: {
+    name: 'chance in tests comes from a seed that a failure prints, test/support/seed.ts',
+    appliesTo: (file) => isTypeScript(file) && file.startsWith('test/') && file !== 'test/support/seed.ts',
+    check: refuse(/\bMath\.rando[m]\b|Date\.now\(\) [%]/),
+  },
+  properties: {
+    name: 'properties are checked by the fast-check of test/support/seed.ts, which has the seed',
+    appliesTo: (file) => file.endsWith('.test.ts'),
+    check: refuse(/^import .*'fast-chec[k]'/),
+  },
 } satisfies Record<string, Rule>;
 
 function writtenFiles(): string[] {
@@ -113,6 +123,8 @@ const BAD: Readonly<Record<keyof typeof RULES, readonly string[]>> = {
     glue('f(b as a', 'ny, 1)'),
     glue('f(<a', 'ny>b)'),
   ],
+  chance: [glue('const n = Math.ran', 'dom();'), glue('const seed = Date.now() ', '% 1000;')],
+  properties: [glue("import fc from 'fast-che", "ck';")],
 };
 const GOOD: Readonly<Record<keyof typeof RULES, readonly string[]>> = {
   length: [line.repeat(SOURCE_LINES_MAX)],
@@ -126,6 +138,8 @@ const GOOD: Readonly<Record<keyof typeof RULES, readonly string[]>> = {
   ],
   unfinished: ['todos', 'a hackathon'],
   silenced: ['// @ts-expect-error: why'],
+  chance: ['const now = Date.now();', 'const n = random.next();'],
+  properties: ["import { fc } from '../support/seed.js';"],
   any: ['/** An error as any client sees it. */', 'as many', 'as unknown'],
 };
 

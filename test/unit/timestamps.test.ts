@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
 import pg from 'pg';
 import { parseTimestamp, TIMESTAMPTZ } from '../../src/store/timestamps.js';
+import { fc } from '../support/seed.js';
 
 const parseAny = pg.types.getTypeParser(TIMESTAMPTZ) as (text: string) => unknown;
 

@@ -25,7 +25,7 @@ import { Caller, nowMs } from './caller.js';
 import { createByCalls, createBySql, operate, resumeAll } from './clients.js';
 import { LeaseWatch, readLog } from './log.js';
 import { PUT_PIPELINES, putRequest } from './pipelines.js';
-import { buildReport, type WorkerReport } from './report.js';
+import { buildReport, missingFrom, type Floors, type WorkerReport } from './report.js';
 import { Worker } from './worker.js';
 
 export interface WorkerChaosOptions extends Schedule {
@@ -37,6 +37,8 @@ export interface WorkerChaosOptions extends Schedule {
   readonly workers: number;
   /** Milliseconds between two creations of one client, at most. */
   readonly restMs: number;
+  /** Goes on for it a while when the time is over. */
+  readonly floors: Floors;
   readonly say: (line: string) => void;
 }
 
@@ -168,7 +170,16 @@ async function chaos(options: WorkerChaosOptions, cleanup: Cleanup): Promise<Wor
     pauseMs: options.pauseMs,
     scale: options.scale,
   });
-  await Promise.race([injectFaults(faults, LANES, options, signalOf(stopFaults)), broken]);
+  await Promise.race([
+    injectFaults(
+      faults,
+      LANES,
+      options,
+      signalOf(stopFaults),
+      () => missingFrom(books, options.floors).length === 0,
+    ),
+    broken,
+  ]);
   say(`${[...faults.counts.values()].reduce((sum, count) => sum + count, 0)} faults were made; healing`);
   await postgres.up();
   for (const server of servers) await server.up();

@@ -46,6 +46,8 @@ export interface WorkerReport {
   readonly checks: Counts;
   readonly violations: Counts;
   readonly details: readonly string[];
+  /** Floors that were not reached. */
+  readonly missing: readonly string[];
   readonly problems: readonly string[];
 }
 
@@ -58,6 +60,9 @@ function counted(items: Iterable<string>): Counts {
 const sorted = (counts: ReadonlyMap<string, number>): Counts =>
   Object.fromEntries([...counts].sort(([a], [b]) => (a < b ? -1 : 1)));
 
+const meaning = (answer: Answer): string =>
+  answer === OK ? 'accepted' : answer === UNKNOWN ? 'unknown' : answer;
+
 export function buildReport(material: Material): WorkerReport {
   const { options, log, truth, leases, books, faults, generations } = material;
   const findings = new Findings();
@@ -65,8 +70,6 @@ export function buildReport(material: Material): WorkerReport {
   const comparison = new Comparison(log, leases, books, findings);
   comparison.run();
   comparison.checkPuts(generations);
-  const meaning = (answer: Answer): string =>
-    answer === OK ? 'accepted' : answer === UNKNOWN ? 'unknown' : answer;
   return {
     seed: options.seed,
     seconds: Math.round(options.durationMs / 1000),
@@ -86,6 +89,7 @@ export function buildReport(material: Material): WorkerReport {
     checks: sorted(findings.checks),
     violations: sorted(findings.violations),
     details: findings.details,
+    missing: missingFrom(books, options.floors),
     problems: [...material.problems, ...faults.problems, ...truth.faults.slice(0, 20)],
   };
 }
@@ -102,6 +106,31 @@ export interface Floors {
   readonly workerFaults: number;
 }
 
+type Least = readonly (readonly [what: string, is: number, floor: number])[];
+
+/** What the books alone tell of the floors, also while the run goes on. */
+function countedInBooks(books: Books, floors: Floors): Least {
+  const { accepted = 0, LEASE_LOST: lost = 0 } = counted(books.updates.map((one) => meaning(answerOf(one))));
+  return [
+    ['runs', books.creates.reduce((sum, { answers }) => sum + (answers[0]?.length ?? 0), 0), floors.runs],
+    ['claims given out', books.claims.flatMap(({ answers }) => answers.flat()).length, floors.claims],
+    ['accepted reports', accepted, floors.accepted],
+    ['reports refused for a lost lease', lost, floors.refused],
+    ...SWALLOWED_RPCS.map(
+      (rpc) => [`swallowed answers of ${rpc}`, books.swallowed.get(rpc) ?? 0, floors.swallowed] as const,
+    ),
+    ...WORKER_FAULTS.map(
+      (kind) => [`workers ${kind}`, books.workerFaults.get(kind) ?? 0, floors.workerFaults] as const,
+    ),
+  ];
+}
+
+/** What has come about too seldom so far. */
+export const missingFrom = (books: Books, floors: Floors): string[] =>
+  countedInBooks(books, floors).flatMap(([what, is, floor]) =>
+    is < floor ? [`only ${is} ${what}; the floor is ${floor}`] : [],
+  );
+
 /** What has to have happened at all, for the checks of it to mean anything. */
 const EVENTS = [
   'CANCELED',
@@ -116,22 +145,14 @@ const EVENTS = [
 ] as const;
 
 /** Why the run has failed; empty when it has not. */
-export function failuresOf(report: WorkerReport, floors: Floors, kinds: readonly string[]): string[] {
+export function failuresOf(report: WorkerReport, kinds: readonly string[]): string[] {
   const failures = Object.entries(report.violations).map(([name, count]) => `${count} times broken: ${name}`);
   const atLeast = (what: string, is: number | undefined, floor: number): void => {
     if ((is ?? 0) < floor) failures.push(`only ${is ?? 0} ${what}; the floor is ${floor}`);
   };
-  atLeast('runs', report.runs, floors.runs);
-  atLeast('claims given out', report.claims, floors.claims);
-  atLeast('accepted reports', report.reports['accepted'], floors.accepted);
-  atLeast('reports refused for a lost lease', report.reports['LEASE_LOST'], floors.refused);
-  for (const rpc of SWALLOWED_RPCS)
-    atLeast(`swallowed answers of ${rpc}`, report.swallowed[rpc], floors.swallowed);
-  for (const kind of WORKER_FAULTS)
-    atLeast(`workers ${kind}`, report.workerFaults[kind], floors.workerFaults);
   for (const type of EVENTS) atLeast(`events ${type}`, report.events[type], 1);
   for (const kind of kinds) atLeast(`faults "${kind}"`, report.faults[kind], 1);
-  return [...failures, ...report.problems];
+  return [...failures, ...report.missing, ...report.problems];
 }
 
 const total = (counts: Counts): number => Object.values(counts).reduce((sum, count) => sum + count, 0);

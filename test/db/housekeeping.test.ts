@@ -8,7 +8,7 @@ import { NextRuns } from '../../src/service/next_runs.js';
 import { OwnWork } from '../../src/watch/own_work.js';
 import { describeOnEveryPostgres, silent, type TestDatabase } from '../support/database.js';
 import { create, fresh } from '../support/log_runs.js';
-import { Signal, within } from '../support/wait.js';
+import { Signal, waitFor, within } from '../support/wait.js';
 
 const KEY = { pipeline: 'ci', stage: 'initialize' };
 const SLOT = { workerId: 'w', leaseMs: 0, maxRuns: 1 };
@@ -32,9 +32,10 @@ class ToldClock implements Clock {
 }
 
 describeOnEveryPostgres('housekeeping', (open) => {
-  /** Calls that wait on a server that does nothing but housekeeping. */
+  /** Calls that wait on a server that does nothing but housekeeping, which begins with what `schedule` leaves. */
   async function waiting(
     db: TestDatabase,
+    schedule: () => Promise<unknown>,
     check: (pauseMs: number, answer: Promise<readonly string[]>, go: () => void) => Promise<void>,
     callers = 1,
   ): Promise<void> {
@@ -51,8 +52,10 @@ describeOnEveryPostgres('housekeeping', (open) => {
     const answer = Promise.all(calls).then((given) => given.flat().map(({ run }) => run.id));
     answer.catch(() => undefined);
     const housekeeping = new Housekeeping({ db: db.pool, claims, clock, log: silent });
-    housekeeping.start();
     try {
+      await waitFor(() => claims.waiting === callers, 'the calls to wait');
+      await schedule();
+      housekeeping.start();
       const pauseMs = await within(clock.pauseMs.promise, 'the first pause');
       await check(pauseMs, answer, () => clock.go.send());
     } finally {
@@ -63,26 +66,31 @@ describeOnEveryPostgres('housekeeping', (open) => {
     }
   }
 
-  const schedule = (db: TestDatabase, ms: string): Promise<unknown> =>
+  const many = (db: TestDatabase, ms: string) => (): Promise<unknown> =>
     db.pool.query(
       `insert into baton.runs (repository, schedule_time)
        select g::text, clock_timestamp() + ${ms} * interval '1 millisecond' from generate_series(1, 500) as g`,
     );
 
+  /** Every run comes due so long from now. */
+  const due = (db: TestDatabase, ms: number) => (): Promise<unknown> =>
+    db.pool.query(
+      `update baton.runs set schedule_time = clock_timestamp() + $1::int * interval '1 millisecond'`,
+      [ms],
+    );
+
   void test(
     'pauses for a second when nothing comes due within it',
     fresh(open, async (db) => {
-      await schedule(db, '3600000');
-      await waiting(db, (pauseMs) => Promise.resolve(assert.equal(pauseMs, 1000)));
+      await waiting(db, many(db, '3600000'), (pauseMs) => Promise.resolve(assert.equal(pauseMs, 1000)));
     }),
   );
 
   void test(
     'a waiting call is woken when the next run of its stage comes due',
     fresh(open, async (db) => {
-      const [run] = await create(db.pool, {});
-      await db.pool.query(`update baton.runs set schedule_time = clock_timestamp() + interval '950 ms'`);
-      await waiting(db, async (pauseMs, answer, go) => {
+      const [run] = await create(db.pool, { scheduleTime: new Date(Date.now() + 3_600_000) });
+      await waiting(db, due(db, 950), async (pauseMs, answer, go) => {
         assert.ok(pauseMs < 950, `a pause of ${pauseMs} ms`);
         go();
         assert.deepEqual(await within(answer, 'the run'), [run?.id]);
@@ -93,14 +101,14 @@ describeOnEveryPostgres('housekeeping', (open) => {
   void test(
     'one look is enough for all runs that come due together',
     fresh(open, async (db) => {
-      const runs = await create(db.pool, {}, {}, {});
-      await db.pool.query(`update baton.runs set schedule_time = clock_timestamp() + interval '500 ms'`);
+      const later = { scheduleTime: new Date(Date.now() + 3_600_000) };
+      const runs = await create(db.pool, later, later, later);
       const check = async (_: number, answer: Promise<readonly string[]>, go: () => void): Promise<void> => {
         go();
         const ids = await within(answer, 'all three', 10_000);
         assert.deepEqual([...ids].sort(), runs.map(({ id }) => id).sort());
       };
-      await waiting(db, check, runs.length);
+      await waiting(db, due(db, 500), check, runs.length);
     }),
   );
 
@@ -109,8 +117,7 @@ describeOnEveryPostgres('housekeeping', (open) => {
     fresh(open, async (db) => {
       // Nothing is given out, so that the call still waits when the sweep looks for whom runs come due.
       await db.pool.query(`update baton.stages set paused = true where name = 'initialize'`);
-      await schedule(db, '10 * g');
-      await waiting(db, (pauseMs) => Promise.resolve(assert.equal(pauseMs, 200)));
+      await waiting(db, many(db, '10 * g'), (pauseMs) => Promise.resolve(assert.equal(pauseMs, 200)));
     }),
   );
 });

@@ -17,7 +17,7 @@ import {
 } from '../../src/client/index.js';
 import { Versions } from '../../src/client/versions.js';
 import { encodeResumeToken } from '../../src/watch/resume_token.js';
-import { describeOnEveryPostgres, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, type TestDatabase } from '../support/database.js';
 import {
   bookmark,
   change,
@@ -404,7 +404,7 @@ void test('versions are remembered for so many runs and no more', () => {
   assert.deepEqual([versions.get('open 1'), versions.openCount], [2n, 99_999]);
 });
 
-describeOnEveryPostgres('watchRuns', (openDatabase) => {
+describeOnPostgres('watchRuns', (openDatabase) => {
   let database: TestDatabase;
   let baton: TestServer;
   let other: TestServer;

@@ -10,7 +10,7 @@ import { createHandlers } from '../../src/rpc/handlers.js';
 import { startHttpServer } from '../../src/rpc/http.js';
 import type { CallContext, WatchMessage, WatchRunsRequest } from '../../src/service/api.js';
 import { encodeResumeToken } from '../../src/watch/resume_token.js';
-import { describeOnEveryPostgres, silent, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, silent, type TestDatabase } from '../support/database.js';
 import { chromium, openBrowser } from '../support/events_browser.js';
 import { EventsReader, type Line, type ServerSent } from '../support/events_reader.js';
 import { FakeStream, message, sampleEvent } from '../support/rpc_fake.js';
@@ -363,7 +363,7 @@ for (const version of VERSIONS) {
   });
 }
 
-describeOnEveryPostgres('the HTTP stream of events', (openDatabase) => {
+describeOnPostgres('the HTTP stream of events', (openDatabase) => {
   let database: TestDatabase;
   let baton: TestServer;
   let other: TestServer;

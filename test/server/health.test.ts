@@ -23,7 +23,7 @@ import pg from 'pg';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { Health, HEALTH_SERVICES } from '../../src/rpc/health.js';
-import { describeOnEveryPostgres, silent, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, silent, type TestDatabase } from '../support/database.js';
 import { ManualClock } from '../support/manual_clock.js';
 import { startTestServer, STOP_MS, type TestServer } from '../support/server.js';
 import { Signal, waitFor, within } from '../support/wait.js';
@@ -151,7 +151,7 @@ async function allowConnections(database: TestDatabase, allow: boolean): Promise
   await admin.end();
 }
 
-describeOnEveryPostgres('health and reflection', (open) => {
+describeOnPostgres('health and reflection', (open) => {
   const withServer = (body: (baton: TestServer, database: TestDatabase) => Promise<void>) => async () => {
     const database = await open();
     const baton = await startTestServer(database.url);

@@ -14,7 +14,7 @@ import type { CallContext, JobService as Jobs } from '../../src/service/api.js';
 import { CallCounts, counted } from '../../src/service/gauges.js';
 import { createService } from '../../src/service/service.js';
 import { createPool } from '../../src/store/pool.js';
-import { describeOnEveryPostgresAtOnce, silent, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, silent, type TestDatabase } from '../support/database.js';
 import { startTestServer, type TestServer } from '../support/server.js';
 import { assertTook, Signal, waitFor, within, withSlack } from '../support/wait.js';
 import { Watching } from '../support/watching.js';
@@ -103,7 +103,7 @@ async function silentProxy(databaseUrl: string) {
   };
 }
 
-describeOnEveryPostgresAtOnce('/metrics', (open) => {
+describeOnPostgres('/metrics', (open) => {
   const withServer =
     (
       body: (baton: TestServer, database: TestDatabase) => Promise<void>,

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FaultProxy } from '../support/chaos_proxy.js';
-import { describeOnEveryPostgresAtOnce } from '../support/database.js';
+import { describeOnPostgres } from '../support/database.js';
 import { ANY_PORT, ServerProcess } from '../support/process.js';
 import { startTestServer } from '../support/server.js';
 import { waitFor, within } from '../support/wait.js';
 
-describeOnEveryPostgresAtOnce('a stop', (open) => {
+describeOnPostgres('a stop', (open) => {
   void test('comes to an end although the database has gone silent', async () => {
     const database = await open();
     const { proxy, url } = await FaultProxy.before(database.url);

@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test';
 import { anyUnpack } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import { BadRequestSchema } from '../../gen/google/rpc/error_details_pb.js';
-import { describeOnEveryPostgres, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, type TestDatabase } from '../support/database.js';
 import { failure } from '../support/failure.js';
 import { startTestServer, type TestServer } from '../support/server.js';
 
@@ -13,7 +13,7 @@ const NEVER = { seconds: 999_999_999_999n };
 const NEGATIVE = { seconds: -1n };
 const UNKNOWN_STATE = 99;
 
-describeOnEveryPostgres('all violations of a request', (open) => {
+describeOnPostgres('all violations of a request', (open) => {
   let database: TestDatabase;
   let baton: TestServer;
 

@@ -18,7 +18,7 @@ import {
 } from '../../src/client/index.js';
 import { freePorts } from '../support/free_ports.js';
 import { FaultProxy } from '../support/chaos_proxy.js';
-import { describeOnEveryPostgresAtOnce, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, type TestDatabase } from '../support/database.js';
 import { Program } from '../support/example_ci.js';
 import { ServerProcess } from '../support/process.js';
 import { startTestServer, type TestServer } from '../support/server.js';
@@ -35,7 +35,7 @@ const DONE = [...CLAIMED, 'STAGE_COMPLETED initialized'];
 const whyOf = (reason: unknown): string | undefined =>
   reason instanceof RunAborted ? reason.why : undefined;
 
-describeOnEveryPostgresAtOnce('the worker of baton/client', (open) => {
+describeOnPostgres('the worker of baton/client', (open) => {
   let database: TestDatabase;
   let baton: TestServer;
   let jobs: Client<typeof JobService>;

@@ -16,14 +16,17 @@ import { isCheckout } from '../../examples/ci/own.js';
 import { EventType, type RunEvent } from '../../gen/baton/v1/run_event_pb.js';
 import type { Run } from '../../gen/baton/v1/run_pb.js';
 import { exampleCommand, makeRepository, processesWith, Program } from '../support/example_ci.js';
+import { LONG } from '../support/long.js';
 import { ANY_PORT, ServerProcess, temporaryDir } from '../support/process.js';
 import { waitFor, within } from '../support/wait.js';
 
 /** The packages of both workers come over the network the first time. */
 const BUILD_TIMEOUT_MS = 300_000;
 const EXAMPLE_TIMEOUT_MS = 60_000;
-/** It installs and builds Baton twice. */
+/** It builds Baton twice, and in a long run it installs all packages before. */
 const OWN_TIMEOUT_MS = 240_000;
+/** The packages are those of the checkout, which has the same lock file. */
+const LINKED = `ln -s '${join(ROOT, 'node_modules')}' . && npm test -- contract`;
 
 /** The story of a run: `CLAIMED initializing`, and so on. */
 const story = (events: readonly RunEvent[]): string[] =>
@@ -240,7 +243,7 @@ void describe('examples/ci', { skip: missing ?? false }, () => {
       t.skip('not in a git checkout');
       return;
     }
-    await runExample(t, OWN_TIMEOUT_MS);
+    await runExample(t, OWN_TIMEOUT_MS, ...(LONG ? [] : ['--command', LINKED]));
     const broken = await jobs.listRuns({ filter: { labels: { expected: 'error' } }, pageSize: 1 });
     const [passed, failed] = [await runThatShould('success', ROOT.replace(/\/$/, '')), broken.runs[0]!];
     assert.match(textOf(passed, 'log_tail'), /✔ contract: nothing of the last release is broken/);

@@ -1,20 +1,27 @@
 import { describe } from 'node:test';
 import pg from 'pg';
 import { pino } from 'pino';
+import { LONG } from './long.js';
 import { waitFor } from './wait.js';
 import { createPool, type Pool } from '../../src/store/pool.js';
 
 export const silent = pino({ level: 'silent' });
 
-/** The clusters that `run.ts` has started, by major version; a missing one has the reason. */
-const CLUSTERS = [
+interface Cluster {
+  readonly version: number;
+  readonly url: string | undefined;
+  readonly missing: string;
+}
+
+/** The clusters that `run.ts` has started, the newest first; a missing one has the reason. */
+const CLUSTERS: readonly Cluster[] = [
   { version: 18, url: process.env['BATON_TEST_PG18_URL'], missing: 'run the tests with `npm test`' },
   {
     version: 15,
     url: process.env['BATON_TEST_PG15_URL'],
     missing: 'PostgreSQL 15 is not installed (apt-get install postgresql-15)',
   },
-] as const;
+];
 
 /** A database of its own for one test, made from the migrated template. */
 export interface TestDatabase {
@@ -103,7 +110,11 @@ type DatabaseTests = (open: Open) => void;
  * machine lacks is skipped with the reason, and a failure where everything is required (`BATON_REQUIRE_ALL=1`).
  */
 export function describeOnEveryPostgres(title: string, body: DatabaseTests): void {
-  for (const { version, url, missing } of CLUSTERS) {
+  describeOn(CLUSTERS, title, body);
+}
+
+function describeOn(clusters: readonly Cluster[], title: string, body: DatabaseTests): void {
+  for (const { version, url, missing } of clusters) {
     const name = `${title} (PostgreSQL ${version})`;
     if (url !== undefined) {
       void describe(name, { concurrency: 1 }, () =>
@@ -117,6 +128,14 @@ export function describeOnEveryPostgres(title: string, body: DatabaseTests): voi
       void describe(name, { skip: missing }, () => undefined);
     }
   }
+}
+
+/**
+ * Runs tests of what is above the statements, where the version cannot matter, on the newest alone. What they ask of the
+ * database is tested on every version in `test/db`.
+ */
+export function describeOnPostgres(title: string, body: DatabaseTests): void {
+  describeOn(LONG ? CLUSTERS : CLUSTERS.slice(0, 1), title, body);
 }
 
 /** As `describeOnEveryPostgres`, on all of them at the same time: for tests that mostly wait. */

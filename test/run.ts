@@ -66,7 +66,8 @@ const FAILED_FILES = new URL('support/failed_files.js', import.meta.url).href;
 
 /** @param failed the file that gets the names of those with failures */
 function runTests(files: readonly string[], env: NodeJS.ProcessEnv, failed: string): Promise<number> {
-  const concurrency = Math.max(2, availableParallelism());
+  // One more than there are cores: some tests mostly wait.
+  const concurrency = Math.max(2, availableParallelism()) + 1;
   const args = [
     '--enable-source-maps',
     '--test',

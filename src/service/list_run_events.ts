@@ -19,7 +19,8 @@ export async function listRunEvents(
   found.uuid('run_id', request.runId);
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
-  const after = decodePageToken(request.pageToken, request.runId, isVersion);
+  const scope = ['ListRunEvents', request.runId] as const;
+  const after = decodePageToken(request.pageToken, scope, isVersion);
   const { epoch } = await readHead(db);
   if (after?.epoch !== undefined) assertSameLog(after.epoch, epoch);
   const events = await selectEvents(db, request.runId, BigInt(after?.key ?? 0), pageSize, LIMITS.pageBytes);
@@ -34,6 +35,6 @@ export async function listRunEvents(
   const more = run === undefined ? events.length === pageSize : run.version > last.run.version;
   return {
     events,
-    nextPageToken: more ? encodePageToken(String(last.run.version), request.runId, epoch) : '',
+    nextPageToken: more ? encodePageToken(String(last.run.version), scope, epoch) : '',
   };
 }

@@ -21,7 +21,8 @@ export async function listRuns(db: Queryable, request: ListRunsRequest): Promise
   const found = new Violations();
   const pageSize = validateList(found, request);
   found.throwIfAny();
-  const before = decodePageToken(request.pageToken, request.filter, isUuid);
+  const scope = ['ListRuns', request.filter] as const;
+  const before = decodePageToken(request.pageToken, scope, isUuid);
   // One more than asked for tells whether there is another page.
   const page = await selectRuns(db, request.filter, before?.key, pageSize + 1);
   if (before?.epoch !== undefined) assertSameLog(before.epoch, page.epoch);
@@ -29,7 +30,7 @@ export async function listRuns(db: Queryable, request: ListRunsRequest): Promise
   const last = page.runs.length > pageSize ? runs.at(-1) : undefined;
   return {
     runs,
-    nextPageToken: last === undefined ? '' : encodePageToken(last.id, request.filter, page.epoch),
+    nextPageToken: last === undefined ? '' : encodePageToken(last.id, scope, page.epoch),
     revision: page.revision,
     resumeToken: encodeResumeToken({ epoch: page.epoch, revision: page.revision }),
   };

@@ -1,19 +1,22 @@
-import { createHash } from 'node:crypto';
 import { invalidArgument } from '../base/errors.js';
+import { openToken, sealToken } from '../base/sealed_token.js';
+import { canonicalJson } from '../run/json.js';
 
 /**
- * Page tokens are opaque and bound to what was asked for: base64url of a JSON array of the last key, a digest of the
- * request and, where the answer is of runs, the epoch of the log. So a token sent with another filter, or to a database
+ * Page tokens are opaque: the last key and, where the answer is of runs, the epoch of the log, sealed for the request
+ * that they go on from. So a token that was changed, sent with another filter or to another method, or to a database
  * that was restored since, is an error and not a wrong page.
+ *
+ * @param scope of the request: its method, and all that decides which items it lists. Its keys may come in any order,
+ *   because clients write maps in any.
  */
-function digest(scope: unknown): string {
-  return createHash('sha256').update(JSON.stringify(scope)).digest('base64url').slice(0, 16);
+export function encodePageToken(key: string, scope: PageScope, epoch?: string): string {
+  const parts = [key, ...(epoch === undefined ? [] : [epoch])];
+  return sealToken(purposeOf(scope), Buffer.from(JSON.stringify(parts)));
 }
 
-export function encodePageToken(key: string, scope: unknown, epoch?: string): string {
-  const parts = [key, digest(scope), ...(epoch === undefined ? [] : [epoch])];
-  return Buffer.from(JSON.stringify(parts)).toString('base64url');
-}
+/** The method, and what else has to be the same for the next page. */
+export type PageScope = readonly [method: string, of?: unknown];
 
 /** Where the page before ended. */
 export interface PageStart {
@@ -28,11 +31,12 @@ export interface PageStart {
  */
 export function decodePageToken(
   token: string,
-  scope: unknown,
+  scope: PageScope,
   isKey: (key: string) => boolean,
 ): PageStart | undefined {
   if (token === '') return undefined;
-  const start = parse(token, digest(scope));
+  const content = openToken(purposeOf(scope), token);
+  const start = content === undefined ? undefined : parse(content.toString());
   if (start === undefined || !isKey(start.key)) {
     throw invalidArgument([
       { field: 'page_token', description: 'is not a token that this request returned' },
@@ -41,14 +45,20 @@ export function decodePageToken(
   return start;
 }
 
-function parse(token: string, expected: string): PageStart | undefined {
+function purposeOf(scope: PageScope): string {
+  return `page ${canonicalJson(scope)}`;
+}
+
+/** A seal has no secret: somebody may have made one over anything. */
+function parse(text: string): PageStart | undefined {
+  let value: unknown;
   try {
-    const value: unknown = JSON.parse(Buffer.from(token, 'base64url').toString());
-    if (!Array.isArray(value) || value.length < 2 || value.length > 3) return undefined;
-    const [key, scope, epoch] = value as unknown[];
-    if (typeof key !== 'string' || scope !== expected) return undefined;
-    return epoch === undefined || typeof epoch === 'string' ? { key, epoch } : undefined;
+    value = JSON.parse(text);
   } catch {
     return undefined;
   }
+  if (!Array.isArray(value) || value.length < 1 || value.length > 2) return undefined;
+  const [key, epoch] = value as unknown[];
+  if (typeof key !== 'string') return undefined;
+  return epoch === undefined || typeof epoch === 'string' ? { key, epoch } : undefined;
 }

@@ -158,11 +158,14 @@ export async function listPipelines(
   const found = new Violations();
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
-  const after = decodePageToken(request.pageToken, 'pipelines', isName)?.key ?? '';
+  const after = decodePageToken(request.pageToken, ['ListPipelines'], isName)?.key ?? '';
   const rows = await selectPipelines(pool, after, pageSize + 1);
   const pipelines = rows.slice(0, pageSize);
   const last = rows.length > pageSize ? pipelines.at(-1) : undefined;
-  return { pipelines, nextPageToken: last === undefined ? '' : encodePageToken(last.name, 'pipelines') };
+  return {
+    pipelines,
+    nextPageToken: last === undefined ? '' : encodePageToken(last.name, ['ListPipelines']),
+  };
 }
 
 /** Deletes a pipeline without open runs; the runs that have ended stay. */

@@ -1,4 +1,5 @@
 import { BatonError, invalidArgument } from '../base/errors.js';
+import { openToken, sealToken } from '../base/sealed_token.js';
 import type { LogHead } from '../store/sql/read_head.js';
 
 /** A place in one log: everything up to and with `revision` has been seen. */
@@ -7,34 +8,29 @@ export interface ResumePoint {
   readonly revision: bigint;
 }
 
-const TOKEN = /^[A-Za-z0-9_-]{34}$/;
-const FORMAT = 1;
-const MAX_REVISION = 2n ** 63n - 1n;
+const PURPOSE = 'resume';
+/** 16 of epoch and 8 of revision. */
+const CONTENT_BYTES = 24;
 
-/** The opaque text of a point: one byte of format, 16 of epoch, 8 of revision, in base64url. */
+/** The opaque text of a point. */
 export function encodeResumeToken(point: ResumePoint): string {
-  const bytes = Buffer.alloc(25);
-  bytes.writeUInt8(FORMAT, 0);
-  bytes.write(point.epoch.replaceAll('-', ''), 1, 'hex');
-  bytes.writeBigInt64BE(point.revision, 17);
-  return bytes.toString('base64url');
+  const bytes = Buffer.alloc(CONTENT_BYTES);
+  bytes.write(point.epoch.replaceAll('-', ''), 0, 'hex');
+  bytes.writeBigInt64BE(point.revision, 16);
+  return sealToken(PURPOSE, bytes);
 }
 
 /** @throws BatonError INVALID_ARGUMENT for a text that is no token of this service */
 export function decodeResumeToken(token: string): ResumePoint {
-  const bytes = TOKEN.test(token) ? Buffer.from(token, 'base64url') : undefined;
-  if (bytes === undefined || bytes.length !== 25 || bytes.readUInt8(0) !== FORMAT) {
+  const bytes = openToken(PURPOSE, token);
+  if (bytes?.length !== CONTENT_BYTES || bytes.readBigInt64BE(16) < 0n) {
     throw invalidArgument([{ field: 'after', description: 'is not a resume token of this service' }]);
   }
-  const hex = bytes.toString('hex', 1, 17);
+  const hex = bytes.toString('hex', 0, 16);
   const epoch = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join(
     '-',
   );
-  const revision = bytes.readBigInt64BE(17);
-  if (revision < 0n || revision > MAX_REVISION) {
-    throw invalidArgument([{ field: 'after', description: 'is not a resume token of this service' }]);
-  }
-  return { epoch, revision };
+  return { epoch, revision: bytes.readBigInt64BE(16) };
 }
 
 /** The field `after` that asks for all kept history. */

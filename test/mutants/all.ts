@@ -3,6 +3,7 @@ import { GROUP_MUTANTS } from './groups.js';
 import type { Mutant } from './mutant.js';
 import { PLAN_MUTANTS } from './plans.js';
 import { SCHEDULE_MUTANTS } from './schedules.js';
+import { TOKEN_MUTANTS } from './tokens.js';
 import { WATCH_MUTANTS } from './watch.js';
 import { WORKER_MUTANTS } from './workers.js';
 
@@ -14,4 +15,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...PLAN_MUTANTS,
   ...SCHEDULE_MUTANTS,
   ...GROUP_MUTANTS,
+  ...TOKEN_MUTANTS,
 ];

@@ -12,6 +12,7 @@ const EXAMPLE = join(ROOT, 'examples', 'ci');
 const BUILD = join(EXAMPLE, '.build');
 const VENV = join(BUILD, 'venv');
 const PYTHON_STUBS = join(BUILD, 'python');
+const GO_STUBS = join(EXAMPLE, 'baton-jobs', 'gen');
 const GO_MODULE = join(EXAMPLE, 'run');
 const RUN_WORKER = join(BUILD, 'run-worker');
 
@@ -97,22 +98,16 @@ async function buildPython(protos: readonly string[], signal: AbortSignal): Prom
   await once('python-stubs', await fingerprint(protos, [environment]), async () => {
     await rm(PYTHON_STUBS, { recursive: true, force: true });
     await mkdir(PYTHON_STUBS);
-    // google/rpc/status.proto, which Baton's protos import, lies beside its stubs in googleapis-common-protos.
-    const packages = (
-      await run(
-        { program: python, args: ['-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'] },
-        signal,
-      )
-    ).trim();
     const out = ['python', 'pyi', 'grpc_python'].map((plugin) => `--${plugin}_out=${PYTHON_STUBS}`);
-    const include = [`-I${join(ROOT, 'proto')}`, `-I${packages}`];
-    await run({ program: python, args: ['-m', 'grpc_tools.protoc', ...include, ...out, ...protos] }, signal);
+    const include = `-I${join(ROOT, 'proto')}`;
+    await run({ program: python, args: ['-m', 'grpc_tools.protoc', include, ...out, ...protos] }, signal);
   });
 }
 
 async function generateGo(protos: readonly string[], signal: AbortSignal): Promise<void> {
   const template = join(EXAMPLE, 'buf.gen.yaml');
   await once('go-stubs', await fingerprint([template, join(GO_MODULE, 'go.mod'), ...protos]), async () => {
+    await rm(GO_STUBS, { recursive: true, force: true });
     const buf = join(ROOT, 'node_modules', '.bin', 'buf');
     await run({ program: buf, args: ['generate', '--template', template], cwd: ROOT }, signal);
   });
@@ -129,6 +124,8 @@ export async function buildStubs(signal: AbortSignal): Promise<void> {
   await mkdir(BUILD, { recursive: true });
   const protos = await protoFiles();
   await locked(join(BUILD, 'lock'), signal, async () => {
+    // What Baton's protos import and protoc does not bring.
+    await run({ program: 'npm', args: ['run', '--silent', 'protos'], cwd: ROOT }, signal);
     await Promise.all([buildPython(protos, signal), generateGo(protos, signal)]);
   });
 }

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	batonv1 "baton/examples/ci/run/gen/baton/v1"
+	batonv1 "baton-jobs/gen/go/baton/v1"
 )
 
 // The words of the built-in pipeline `ci`.

@@ -3,7 +3,7 @@ module baton/examples/workers/go
 go 1.24.0
 
 require (
-	baton/examples/ci/run v0.0.0
+	baton-jobs v0.0.0
 	google.golang.org/grpc v1.80.0
 	google.golang.org/protobuf v1.36.12
 )
@@ -16,4 +16,4 @@ require (
 )
 
 // The stubs that examples/ci generates. A worker of your own has its own, made in the same way.
-replace baton/examples/ci/run => ../../ci/run
+replace baton-jobs => ../../ci/baton-jobs

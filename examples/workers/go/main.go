@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	pb "baton/examples/ci/run/gen/baton/v1"
+	pb "baton-jobs/gen/go/baton/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"

@@ -20,6 +20,9 @@ export interface ServeConfig {
   readonly streamAgeMs: { readonly min: number; readonly max: number } | undefined;
   readonly grpcListen: Address;
   readonly httpListen: Address;
+  /** Names under which the HTTP port is asked, in lower case, and origins whose pages may use it. */
+  readonly httpHosts: readonly string[];
+  readonly httpOrigins: readonly string[];
   readonly dataDir: string;
   readonly poolConnections: number;
   readonly logLevel: LogLevel;
@@ -57,6 +60,36 @@ function parseDuration(text: string): number {
   if (text !== '0' && match === null)
     throw new InvalidArgumentError('must be a duration such as 90s, 30m, 12h or 7d, or 0');
   return match === null ? 0 : Number(match[1]) * (UNITS_MS[match[2] ?? ''] ?? 0);
+}
+
+const SEPARATOR = /[\s,]+/;
+
+/** `baton.example.com, baton.default.svc`: names as they stand in `Host`, without a port. */
+function parseHosts(text: string): string[] {
+  const names = text.split(SEPARATOR).filter((name) => name !== '');
+  const bad = names.find((name) => !/^[\w-]+(\.[\w-]+)*\.?$/.test(name));
+  if (bad !== undefined)
+    throw new InvalidArgumentError(
+      `must be host names without scheme and port, such as baton.example.com, and ${bad} is none`,
+    );
+  return names.map((name) => name.toLowerCase().replace(/\.$/, ''));
+}
+
+/** `https://app.example.com, http://localhost:5173`: as browsers write them in `Origin`. */
+function parseOrigins(text: string): string[] {
+  return text
+    .split(SEPARATOR)
+    .filter((origin) => origin !== '')
+    .map((origin) => {
+      const isOrigin = /^[a-z][a-z\d+.-]*:\/\/[^/?#@*]+$/i.test(origin);
+      const url = isOrigin && URL.canParse(origin) ? new URL(origin) : undefined;
+      if (url === undefined)
+        throw new InvalidArgumentError(
+          `must be origins such as https://app.example.com or http://localhost:5173, and ${origin} is none`,
+        );
+      // Of a scheme that only browsers' extensions or desktop programs have, the class does not know the origin.
+      return url.origin === 'null' ? `${url.protocol}//${url.host}` : url.origin;
+    });
 }
 
 function parseUrl(text: string): string {
@@ -117,6 +150,20 @@ export const SERVE_OPTIONS = [
     .env('BATON_HTTP_LISTEN')
     .argParser(parseAddress)
     .default(parseAddress('127.0.0.1:8080'), '127.0.0.1:8080'),
+  new Option(
+    '--http-hosts <names>',
+    'names under which the HTTP port is asked, beside localhost, addresses and the name it listens on; others are refused',
+  )
+    .env('BATON_HTTP_HOSTS')
+    .argParser(parseHosts)
+    .default([], 'none'),
+  new Option(
+    '--http-origins <origins>',
+    'origins of other web pages that may use the HTTP port from a browser',
+  )
+    .env('BATON_HTTP_ORIGINS')
+    .argParser(parseOrigins)
+    .default([], 'none'),
   new Option('--pool-connections <n>', 'connections to the database, beside the one for LISTEN')
     .env('BATON_POOL_CONNECTIONS')
     .argParser(parseConnections)
@@ -139,6 +186,8 @@ export interface ServeFlags {
   streamAge: number;
   grpcListen: Address;
   httpListen: Address;
+  httpHosts: string[];
+  httpOrigins: string[];
   dataDir: string;
   poolConnections: number;
   logLevel: LogLevel;
@@ -176,6 +225,9 @@ export function toServeConfig(flags: ServeFlags): ServeConfig {
     streamAgeMs: flags.streamAge === 0 ? undefined : { min: flags.streamAge / 2, max: flags.streamAge },
     grpcListen: flags.grpcListen,
     httpListen: flags.httpListen,
+    // Under the name that it listens on it is asked, too: that is the URL it prints.
+    httpHosts: [...flags.httpHosts, flags.httpListen.host.toLowerCase()],
+    httpOrigins: flags.httpOrigins,
     dataDir: flags.dataDir,
     poolConnections: flags.poolConnections,
     logLevel: flags.logLevel,

@@ -172,6 +172,7 @@ export async function startServer(
     const http = await startHttpServer({
       handlers,
       listen: config.httpListen,
+      gate: { hosts: new Set(config.httpHosts), origins: new Set(config.httpOrigins) },
       log,
       onCall,
       ready: () => Promise.resolve(health.ready),

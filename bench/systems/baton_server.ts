@@ -16,6 +16,8 @@ const server = await startServer(
     streamAgeMs: undefined,
     grpcListen: anyPort,
     httpListen: anyPort,
+    httpHosts: [],
+    httpOrigins: [],
     dataDir: '',
     poolConnections: 10,
     logLevel: 'error',

@@ -20,14 +20,15 @@ import { canceledError, type BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { bindingsOf, type Binding } from './bindings.js';
 import { ServerCall, type Observer, type Protocol } from './call.js';
+import { checkGetQuery } from './connect_get.js';
 import { completeErrors, toConnectError } from './connect_errors.js';
 import { iterateStream } from './connect_stream.js';
-import { DETAIL_REGISTRY, fitTrailers } from './errors.js';
+import { DETAIL_REGISTRY, fitTrailers, statusOf } from './errors.js';
 import { deadlineError } from './framework_error.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
-import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
-import { refuse } from './refusals.js';
+import { pathOf, queryOf, setStreamHeaders, type NodeRequest, type NodeResponse } from './node_http.js';
+import { refuse, sendError } from './refusals.js';
 
 /** Serves a request that is for an RPC; false when it is for something else. */
 export type ConnectHandler = (request: NodeRequest, response: NodeResponse) => boolean;
@@ -75,12 +76,22 @@ async function serve(
   // An answer may come before its request has been read, when that is too large. Over HTTP/1.1 Node reads the rest
   // away; over HTTP/2 the stream would stay open with a client that cannot finish sending.
   response.once('finish', () => request.resume());
+  if (route.method.methodKind === 'unary') response.setHeader('cache-control', 'no-store');
+  else setStreamHeaders(response);
+  // A request by HTTP/1.0 may lack what connect makes its URL of.
+  if (request.httpVersionMajor === 1) request.headers.host ??= 'localhost';
+  const badQuery = isGet(request, route) ? checkGetQuery(queryOf(request)) : undefined;
+  if (badQuery !== undefined) return sendError(request, response, 400, statusOf(badQuery));
   const values = createContextValues().set(RESPONSE, response);
   const universal = universalRequestFromNodeRequest(request, response, undefined, values);
   clampTimeout(universal.header);
   const answer = await completeErrors(await route(universal), observer.log);
   if (isRefusal(answer)) return refuse(request, response, answer.status, route.allowedMethods);
   await universalResponseToNodeResponse(answer, response);
+}
+
+function isGet({ method }: NodeRequest, { allowedMethods }: UniversalHandler): boolean {
+  return method === 'GET' && allowedMethods.includes('GET');
 }
 
 /** Wrong method or content type: connect answers with a bare HTTP status. */

@@ -16,7 +16,14 @@ import {
 import { inQueryNames, requestFromQuery } from './event_stream_query.js';
 import { ResponseSink } from './event_stream_sink.js';
 import type { Handlers } from './handlers.js';
-import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
+import {
+  addVary,
+  pathOf,
+  queryOf,
+  setStreamHeaders,
+  type NodeRequest,
+  type NodeResponse,
+} from './node_http.js';
 import { refuse, sendError } from './refusals.js';
 import { OpenStream } from './watch_loop.js';
 
@@ -78,8 +85,8 @@ class EventStream {
   }
 
   async serve(): Promise<void> {
-    this.response.setHeader('cache-control', 'no-store');
-    this.response.setHeader('vary', 'accept, last-event-id');
+    setStreamHeaders(this.response);
+    addVary(this.response, 'accept, last-event-id');
     let stream: OpenStream | undefined;
     try {
       const request = requestFromQuery(queryOf(this.request), this.#lastEventId);
@@ -120,8 +127,6 @@ class EventStream {
   #begin(): Promise<boolean> {
     this.response.writeHead(200, {
       'content-type': this.#format.contentType,
-      // Buffering by nginx would hold changes back until its buffer is full.
-      'x-accel-buffering': 'no',
       'x-content-type-options': 'nosniff',
     });
     return this.#sink.write(this.#format.head());
@@ -155,10 +160,4 @@ function acceptsEventStream(request: NodeRequest): boolean {
 function headerOf(request: NodeRequest, name: string): string {
   const value = request.headers[name];
   return typeof value === 'string' ? value : (value?.join(', ') ?? '');
-}
-
-function queryOf(request: NodeRequest): string {
-  const url = request.url ?? '';
-  const start = url.indexOf('?');
-  return start < 0 ? '' : url.slice(start + 1);
 }

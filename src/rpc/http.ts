@@ -10,16 +10,20 @@ import type { Observer } from './call.js';
 import { createConnectHandler } from './connect.js';
 import { Connections } from './connections.js';
 import { createEventStreamHandler } from './event_stream.js';
+import { admit, type GateRules } from './gate.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
 import type { ListenAddress, RpcServer } from './listener.js';
 import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
+import { PAGE_PATH, sendPage } from './page.js';
 import { refuse } from './refusals.js';
 import { sniff } from './sniff.js';
 
 export interface HttpServerOptions extends Observer {
   readonly handlers: Handlers;
   readonly listen: ListenAddress;
+  /** Names of this server and origins of pages that may use it; none by default. */
+  readonly gate?: GateRules;
   /** Whether this server can do its work now; `detail` is the body of /readyz. */
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: string }>;
   /** Serves further paths: returns true when it has taken the request. Asked after everything that Baton itself serves. */
@@ -38,8 +42,9 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
   const connections = new Connections();
   const onRequest = (request: NodeRequest, response: NodeResponse): void => {
     track(connections, request, response);
-    dispatch(request, response);
+    if (admit(gate, request, response)) dispatch(request, response);
   };
+  const gate = options.gate ?? NO_NAMES;
   const dispatch = createDispatch(options);
   const http1 = createHttp1(onRequest);
   const http2 = createHttp2(onRequest, options);
@@ -60,6 +65,8 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
   };
 }
 
+const NO_NAMES: GateRules = { hosts: new Set(), origins: new Set() };
+
 type OnRequest = (request: NodeRequest, response: NodeResponse) => void;
 
 /** Counts the request as in flight until its response is over, and ends the connection after it when draining. */
@@ -79,6 +86,7 @@ function createDispatch(options: HttpServerOptions): OnRequest {
     if (connect(request, response) || events(request, response)) return;
     if (isRead && path === '/healthz') return sendText(response, 200, 'ok');
     if (isRead && path === '/readyz') return void sendReady(response, options);
+    if (isRead && path === PAGE_PATH) return sendPage(response, request.method === 'HEAD');
     if (options.routes?.(request, response) === true) return;
     refuse(request, response, 404);
   };
@@ -114,6 +122,8 @@ function createHttp1(onRequest: OnRequest): Http1Server {
       headersTimeout: RPC_LIMITS.headersTimeoutMs,
       requestTimeout: RPC_LIMITS.requestTimeoutMs,
       keepAliveTimeout: RPC_LIMITS.keepAliveTimeoutMs,
+      // The gate refuses such a request, with a message.
+      requireHostHeader: false,
     },
     onRequest,
   );

@@ -9,3 +9,25 @@ export type NodeResponse = ServerResponse | Http2ServerResponse;
 export function pathOf(request: NodeRequest): string {
   return (request.url ?? '').split('?', 1)[0] ?? '';
 }
+
+/** The query without its question mark; '' when there is none. */
+export function queryOf(request: NodeRequest): string {
+  const url = request.url ?? '';
+  const start = url.indexOf('?');
+  return start < 0 ? '' : url.slice(start + 1);
+}
+
+/** Names request headers that the answer depends on, beside those that were named before. */
+export function addVary(response: NodeResponse, names: string): void {
+  const before = response.getHeader('vary');
+  response.setHeader('vary', before === undefined ? names : `${String(before)}, ${names}`);
+}
+
+/**
+ * Keeps proxies from holding back or changing what is sent bit by bit. nginx collects an answer in its buffers unless
+ * it is told not to; others compress, which is the same for what comes slowly.
+ */
+export function setStreamHeaders(response: NodeResponse): void {
+  response.setHeader('cache-control', 'no-store, no-transform');
+  response.setHeader('x-accel-buffering', 'no');
+}

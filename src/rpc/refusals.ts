@@ -2,7 +2,7 @@ import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
 import type { Status } from '../../gen/google/rpc/status_pb.js';
 import { BatonError } from '../base/errors.js';
 import { errorJson, toConnectError } from './connect_errors.js';
-import { statusOf, truncate } from './errors.js';
+import { fitTrailers, statusOf, truncate } from './errors.js';
 import type { NodeRequest, NodeResponse } from './node_http.js';
 
 /** Answers a request that reaches no handler: a wrong path, method or content type. */
@@ -16,6 +16,16 @@ export function refuse(
   sendError(request, response, httpStatus, statusOf(refusal(request, httpStatus)));
 }
 
+/** Answers a request that the gate does not let in. */
+export function refuseAtGate(
+  request: NodeRequest,
+  response: NodeResponse,
+  { status, message }: { readonly status: number; readonly message: string },
+): void {
+  const reason = status === 400 ? 'INVALID_ARGUMENT' : 'PERMISSION_DENIED';
+  sendError(request, response, status, statusOf(new BatonError(reason, message)));
+}
+
 function refusal(request: NodeRequest, httpStatus: number): BatonError {
   const path = truncate(request.url ?? '', 200);
   if (httpStatus === 415) {
@@ -26,6 +36,7 @@ function refusal(request: NodeRequest, httpStatus: number): BatonError {
         '(application/connect+json for streams)',
     );
   }
+  if (httpStatus === 505) return new BatonError('NOT_IMPLEMENTED', `${path} needs HTTP/2`);
   const what =
     httpStatus === 405 ? `${request.method} is not allowed for ${path}` : `there is nothing at ${path}`;
   return new BatonError('NOT_IMPLEMENTED', what);
@@ -41,18 +52,27 @@ export function sendError(
   httpStatus: number,
   status: Status,
 ): void {
+  // Over HTTP/2 the stream would stay open with a client that cannot finish sending what nobody reads.
+  request.resume();
   const type = request.headers['content-type'] ?? '';
+  response.setHeader('cache-control', 'no-store');
   if (type.startsWith('application/grpc')) {
     response.setHeader('content-type', type);
-    setTrailerStatus(new Headers(), toConnectError(status)).forEach((value, name) =>
+    setTrailerStatus(new Headers(), toConnectError(fitTrailers(status))).forEach((value, name) =>
       response.setHeader(name, value),
     );
-    response.writeHead(200);
+    // `writeHead` would send the headers at once and an empty DATA frame behind them. To clients that is no response
+    // of headers alone but one without trailers, which they call INTERNAL or UNKNOWN.
+    response.statusCode = 200;
     response.end();
     return;
   }
   const body = errorJson(status);
-  response.writeHead(httpStatus, { 'content-type': 'application/json', 'content-length': body.byteLength });
+  response.writeHead(httpStatus, {
+    'content-type': 'application/json',
+    'content-length': body.byteLength,
+    'x-content-type-options': 'nosniff',
+  });
   if (request.method === 'HEAD') response.end();
   else response.end(body);
 }

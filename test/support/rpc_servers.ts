@@ -43,7 +43,7 @@ export interface ServersOptions {
   readonly pipelines?: Partial<PipelineService>;
   readonly grpc?: Pick<GrpcServerOptions, 'drainTimeoutMs'>;
   readonly http?: Partial<
-    Pick<HttpServerOptions, 'drainTimeoutMs' | 'protocolTimeoutMs' | 'ready' | 'routes'>
+    Pick<HttpServerOptions, 'drainTimeoutMs' | 'protocolTimeoutMs' | 'ready' | 'routes' | 'gate'>
   >;
 }
 

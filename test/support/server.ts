@@ -39,6 +39,8 @@ export async function startTestServer(
     streamAgeMs: undefined,
     grpcListen: LOOPBACK,
     httpListen: LOOPBACK,
+    httpHosts: [],
+    httpOrigins: [],
     dataDir: '',
     poolConnections: 5,
     logLevel: 'silent',

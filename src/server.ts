@@ -3,6 +3,7 @@ import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
 import type { Address, ServeConfig } from './config.js';
 import { startGrpcServer } from './rpc/grpc.js';
+import type { GrpcRegistry } from './rpc/grpc_services.js';
 import { createHandlers } from './rpc/handlers.js';
 import { Health } from './rpc/health.js';
 import { startHttpServer } from './rpc/http.js';
@@ -157,16 +158,17 @@ export async function startServer(
     const handlers = createHandlers(service.jobs, service.pipelines);
     const health = new Health({ ping: () => pool.query(PING), clock: systemClock, log });
     const reflection = new Reflection();
+    const register = (registry: GrpcRegistry): void => {
+      health.register(registry);
+      reflection.register(registry);
+    };
     const { onCall, route } = new Metrics({ metrics: service.metrics, log });
     const grpc = await startGrpcServer({
       handlers,
       listen: config.grpcListen,
       log,
       onCall,
-      register: (server) => {
-        health.register(server);
-        reflection.register(server);
-      },
+      register,
     });
     stopper.push(() => stopListener(grpc));
     const http = await startHttpServer({
@@ -175,6 +177,7 @@ export async function startServer(
       gate: { hosts: new Set(config.httpHosts), origins: new Set(config.httpOrigins) },
       log,
       onCall,
+      register,
       ready: () => Promise.resolve(health.ready),
       routes: route,
     });

@@ -25,6 +25,7 @@ import { completeErrors, toConnectError } from './connect_errors.js';
 import { iterateStream } from './connect_stream.js';
 import { DETAIL_REGISTRY, fitTrailers, statusOf } from './errors.js';
 import { deadlineError } from './framework_error.js';
+import { grpcRegistry, type GrpcRegistry } from './grpc_services.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
 import { pathOf, queryOf, setStreamHeaders, type NodeRequest, type NodeResponse } from './node_http.js';
@@ -34,9 +35,14 @@ import { refuse, sendError } from './refusals.js';
 export type ConnectHandler = (request: NodeRequest, response: NodeResponse) => boolean;
 
 /** Serves all RPCs over Connect (JSON and binary), gRPC-Web and gRPC. */
-export function createConnectHandler(handlers: Handlers, observer: Observer): ConnectHandler {
+export function createConnectHandler(
+  handlers: Handlers,
+  observer: Observer,
+  register?: (registry: GrpcRegistry) => void,
+): ConnectHandler {
   const router = createConnectRouter(ROUTER_OPTIONS);
   for (const binding of bindingsOf(handlers)) addRoute(router, binding, observer);
+  register?.(grpcRegistry(router));
   const routes = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
   return (request, response) => {
     const route = routes.get(pathOf(request));

@@ -16,6 +16,7 @@ import { ServerCall, type Observer } from './call.js';
 import { encode } from './encode.js';
 import { malformedRequest } from './errors.js';
 import { deadlineError } from './framework_error.js';
+import type { GrpcRegistry } from './grpc_services.js';
 import { http2StreamOf, sendAll, Sink } from './grpc_stream.js';
 import { completingInterceptor, toGrpcStatus } from './grpc_status.js';
 import type { Handlers } from './handlers.js';
@@ -29,7 +30,7 @@ export interface GrpcServerOptions extends Observer {
   /** Plain text by default. */
   readonly credentials?: ServerCredentials;
   /** Registers further services, such as health and reflection, before the server listens. */
-  readonly register?: (server: Server) => void;
+  readonly register?: (registry: GrpcRegistry) => void;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
 }

@@ -1,7 +1,6 @@
 import {
   status as GrpcCode,
   type handleServerStreamingCall,
-  type Server,
   type ServerWritableStream,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
@@ -11,6 +10,7 @@ import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { Bell } from '../base/bell.js';
 import type { Clock } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
+import type { GrpcRegistry } from './grpc_services.js';
 
 /** What can be asked about; '' is the server as a whole. They are well or ill together: all need the database. */
 export const HEALTH_SERVICES: readonly string[] = ['', JobService.typeName, PipelineService.typeName];
@@ -66,10 +66,10 @@ export class Health {
   }
 
   /** Registers `grpc.health.v1.Health`. */
-  register(server: Pick<Server, 'addService'>): void {
+  register(registry: GrpcRegistry): void {
     this.#grpc.addToServer({
       addService: (definition, implementation: UntypedServiceImplementation) =>
-        server.addService(definition, {
+        registry.addService(definition, {
           ...implementation,
           watch: this.#watched(implementation['watch'] as WatchHandler),
         }),

@@ -11,6 +11,7 @@ import { createConnectHandler } from './connect.js';
 import { Connections } from './connections.js';
 import { createEventStreamHandler } from './event_stream.js';
 import { admit, type GateRules } from './gate.js';
+import type { GrpcRegistry } from './grpc_services.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
 import type { ListenAddress, RpcServer } from './listener.js';
@@ -28,6 +29,8 @@ export interface HttpServerOptions extends Observer {
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: string }>;
   /** Serves further paths: returns true when it has taken the request. Asked after everything that Baton itself serves. */
   readonly routes?: (request: NodeRequest, response: NodeResponse) => boolean;
+  /** Registers further services, such as health and reflection, as with the gRPC server. */
+  readonly register?: (registry: GrpcRegistry) => void;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
   /** Default `RPC_LIMITS.protocolTimeoutMs`. */
@@ -78,7 +81,7 @@ function track(connections: Connections, request: NodeRequest, response: NodeRes
 }
 
 function createDispatch(options: HttpServerOptions): OnRequest {
-  const connect = createConnectHandler(options.handlers, options);
+  const connect = createConnectHandler(options.handlers, options, options.register);
   const events = createEventStreamHandler(options.handlers, options);
   return (request, response) => {
     const isRead = request.method === 'GET' || request.method === 'HEAD';

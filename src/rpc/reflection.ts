@@ -1,8 +1,7 @@
-import { fromBinary, toBinary, type DescFile } from '@bufbuild/protobuf';
+import { toBinary, type DescFile } from '@bufbuild/protobuf';
 import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
 import type {
   handleBidiStreamingCall,
-  Server,
   ServerDuplexStream,
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
@@ -11,6 +10,8 @@ import { service as healthService } from 'grpc-health-check';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.js';
+import { readDescriptor } from './descriptors.js';
+import type { GrpcRegistry } from './grpc_services.js';
 
 type Package = ConstructorParameters<typeof ReflectionService>[0];
 type Handler = handleBidiStreamingCall<unknown, unknown>;
@@ -22,10 +23,10 @@ type Handler = handleBidiStreamingCall<unknown, unknown>;
 export class Reflection {
   readonly #streams = new Set<ServerDuplexStream<unknown, unknown>>();
 
-  register(server: Pick<Server, 'addService'>): void {
+  register(registry: GrpcRegistry): void {
     new ReflectionService(describedPackage()).addToServer({
       addService: (definition, implementation: UntypedServiceImplementation) =>
-        server.addService(
+        registry.addService(
           definition,
           Object.fromEntries(
             Object.entries(implementation).map(([name, handler]) => [
@@ -62,29 +63,14 @@ function describedPackage(): Package {
   // Nothing imports the details of errors, but whoever prints an error asks for them by name.
   const files = [...withImports([JobService.file, PipelineService.file, file_google_rpc_error_details])];
   const baton = files.map(({ proto }) => Buffer.from(toBinary(FileDescriptorProtoSchema, proto)));
-  const health = Object.values(healthService).flatMap(({ requestType, responseType }) => [
-    ...requestType.fileDescriptorProtos.map(withProperMaps),
-    ...responseType.fileDescriptorProtos.map(withProperMaps),
-  ]);
+  const health = Object.values(healthService)
+    .flatMap(({ requestType, responseType }) => [
+      ...requestType.fileDescriptorProtos,
+      ...responseType.fileDescriptorProtos,
+    ])
+    .map((bytes) => Buffer.from(toBinary(FileDescriptorProtoSchema, readDescriptor(bytes))));
   const format = 'Protocol Buffer 3 DescriptorProto';
   return { files: { format, type: {}, fileDescriptorProtos: [...baton, ...health] } };
-}
-
-/**
- * The health package makes its descriptors with protobuf.js, which calls the entry of the map `statuses` `Statuses`;
- * Go refuses the whole file for it. The rule is the field's name in camel case with `Entry`.
- */
-function withProperMaps(bytes: Uint8Array): Buffer {
-  const file = fromBinary(FileDescriptorProtoSchema, bytes);
-  for (const message of file.messageType) {
-    for (const entry of message.nestedType) {
-      if (entry.options?.mapEntry !== true || entry.name.endsWith('Entry')) continue;
-      const name = `${entry.name}Entry`;
-      for (const field of message.field) if (field.typeName === entry.name) field.typeName = name;
-      entry.name = name;
-    }
-  }
-  return Buffer.from(toBinary(FileDescriptorProtoSchema, file));
 }
 
 function withImports(files: readonly DescFile[], found = new Set<DescFile>()): Set<DescFile> {

@@ -38,9 +38,9 @@ interface HealthAnswer {
 class HealthClient {
   readonly #client: InstanceType<ServiceClientConstructor>;
 
-  constructor(baton: TestServer) {
+  constructor(baton: TestServer, port: Port = 'grpc') {
     const Client = makeGenericClientConstructor(healthService, 'Health');
-    this.#client = new Client(address(baton), credentials.createInsecure());
+    this.#client = new Client(address(baton, port), credentials.createInsecure());
   }
 
   check(service = ''): Promise<string> {
@@ -82,7 +82,7 @@ class ReflectionClient {
   readonly #stream: ClientDuplexStream<object, ReflectionAnswer>;
   readonly ended = new Signal<number>();
 
-  constructor(baton: TestServer, version: 'v1' | 'v1alpha') {
+  constructor(baton: TestServer, version: 'v1' | 'v1alpha', port: Port = 'grpc') {
     let definition: ServiceDefinition | undefined;
     new ReflectionService({}).addToServer({
       addService: (one: ServiceDefinition) => {
@@ -90,7 +90,7 @@ class ReflectionClient {
       },
     });
     const Client = makeGenericClientConstructor(definition!, 'ServerReflection');
-    this.#client = new Client(address(baton), credentials.createInsecure());
+    this.#client = new Client(address(baton, port), credentials.createInsecure());
     this.#stream = this.#client['ServerReflectionInfo']!() as ClientDuplexStream<object, ReflectionAnswer>;
     this.#stream.on('status', ({ code }: { code: number }) => this.ended.send(code));
     this.#stream.on('error', () => undefined);
@@ -129,8 +129,14 @@ class ReflectionClient {
   }
 }
 
-function address({ grpcUrl }: TestServer): string {
-  return grpcUrl.replace('http://', '');
+/** Both speak gRPC, and both answer these. */
+const PORTS = ['grpc', 'http'] as const;
+type Port = (typeof PORTS)[number];
+
+const REFLECTIONS = PORTS.flatMap((port) => [[port, 'v1'] as const, [port, 'v1alpha'] as const]);
+
+function address({ grpcUrl, httpUrl }: TestServer, port: Port): string {
+  return (port === 'grpc' ? grpcUrl : httpUrl).replace('http://', '');
 }
 
 async function readyz({ httpUrl }: TestServer): Promise<readonly [number, string]> {
@@ -163,47 +169,53 @@ describeOnPostgres('health and reflection', (open) => {
     }
   };
 
-  void test(
-    'health: serving by every name, and an unknown name is said to be unknown',
-    withServer(async (baton) => {
-      const client = new HealthClient(baton);
-      for (const service of SERVICES) assert.equal(await client.check(service), 'SERVING', service);
-      await assert.rejects(client.check('baton.v1.NoService'), { code: GrpcCode.NOT_FOUND });
-      const unknown = client.watch('baton.v1.NoService');
-      await waitFor(() => unknown.statuses.length === 1, 'the answer about an unknown service');
-      assert.deepEqual(unknown.statuses, ['SERVICE_UNKNOWN']);
-      unknown.cancel();
-      assert.equal((await unknown.ended).code, GrpcCode.CANCELLED);
-      assert.deepEqual(await readyz(baton), [200, 'ready']);
-      client.close();
-    }),
-  );
+  for (const port of PORTS) {
+    void test(
+      `health on the ${port} port: serving by every name, and an unknown name is said to be unknown`,
+      withServer(async (baton) => {
+        const client = new HealthClient(baton, port);
+        for (const service of SERVICES) assert.equal(await client.check(service), 'SERVING', service);
+        await assert.rejects(client.check('baton.v1.NoService'), { code: GrpcCode.NOT_FOUND });
+        const unknown = client.watch('baton.v1.NoService');
+        await waitFor(() => unknown.statuses.length === 1, 'the answer about an unknown service');
+        assert.deepEqual(unknown.statuses, ['SERVICE_UNKNOWN']);
+        unknown.cancel();
+        assert.equal((await unknown.ended).code, GrpcCode.CANCELLED);
+        assert.deepEqual(await readyz(baton), [200, 'ready']);
+        client.close();
+      }),
+    );
 
-  void test(
-    'health: not serving while the database is away, and serving when it is back',
-    withServer(async (baton, database) => {
-      const client = new HealthClient(baton);
-      const watch = client.watch('baton.v1.JobService');
-      await allowConnections(database, false);
-      await waitFor(async () => (await client.check()) === 'NOT_SERVING', 'the server not to serve', 12_000);
-      assert.deepEqual(await readyz(baton), [503, 'the database cannot be reached']);
-      for (const service of SERVICES) assert.equal(await client.check(service), 'NOT_SERVING', service);
-      await allowConnections(database, true);
-      await waitFor(async () => (await client.check()) === 'SERVING', 'the server to serve again', 12_000);
-      assert.deepEqual(await readyz(baton), [200, 'ready']);
-      assert.deepEqual(watch.statuses, ['SERVING', 'NOT_SERVING', 'SERVING']);
-      client.close();
-    }),
-  );
+    void test(
+      `health on the ${port} port: not serving while the database is away, and serving when it is back`,
+      withServer(async (baton, database) => {
+        const client = new HealthClient(baton, port);
+        const watch = client.watch('baton.v1.JobService');
+        await allowConnections(database, false);
+        await waitFor(
+          async () => (await client.check()) === 'NOT_SERVING',
+          'the server not to serve',
+          12_000,
+        );
+        assert.deepEqual(await readyz(baton), [503, 'the database cannot be reached']);
+        for (const service of SERVICES) assert.equal(await client.check(service), 'NOT_SERVING', service);
+        await allowConnections(database, true);
+        await waitFor(async () => (await client.check()) === 'SERVING', 'the server to serve again', 12_000);
+        assert.deepEqual(await readyz(baton), [200, 'ready']);
+        assert.deepEqual(watch.statuses, ['SERVING', 'NOT_SERVING', 'SERVING']);
+        client.close();
+      }),
+    );
+  }
 
   void test('health: a server that stops says so first, and its open watches do not hold it up', async () => {
     const database = await open();
     const baton = await startTestServer(database.url);
-    const client = new HealthClient(baton);
-    const reflection = new ReflectionClient(baton, 'v1');
-    const watches = SERVICES.map((service) => client.watch(service));
+    const clients = PORTS.map((port) => new HealthClient(baton, port));
+    const reflections = PORTS.map((port) => new ReflectionClient(baton, 'v1', port));
+    const watches = clients.flatMap((client) => SERVICES.map((service) => client.watch(service)));
     await waitFor(() => watches.every(({ statuses }) => statuses.length === 1), 'the watches to begin');
-    await reflection.ask({ listServices: '*' });
+    for (const reflection of reflections) await reflection.ask({ listServices: '*' });
     // A call that is still in flight: it is answered before the server lets go.
     const waiting = baton.jobs.claimNext({ stage: 'run', wait: { seconds: 40n, nanos: 0 } });
     await waitFor(() => baton.server.service.claims.waiting === 1, 'the claim to wait');
@@ -213,17 +225,19 @@ describeOnPostgres('health and reflection', (open) => {
       assert.equal((await ended).code, GrpcCode.UNAVAILABLE);
       assert.deepEqual(statuses, ['SERVING', 'NOT_SERVING']);
     }
-    assert.equal(await reflection.ended.promise, GrpcCode.OK);
-    reflection.close();
-    client.close();
+    for (const reflection of reflections) {
+      assert.equal(await reflection.ended.promise, GrpcCode.OK);
+      reflection.close();
+    }
+    for (const client of clients) client.close();
     await database.drop();
   });
 
-  for (const version of ['v1', 'v1alpha'] as const) {
+  for (const [port, version] of REFLECTIONS) {
     void test(
-      `reflection ${version}: lists the services, and has every file that they need`,
+      `reflection ${version} on the ${port} port: lists the services, and has every file that they need`,
       withServer(async (baton) => {
-        const client = new ReflectionClient(baton, version);
+        const client = new ReflectionClient(baton, version, port);
         const { listServicesResponse } = await client.ask({ listServices: '*' });
         assert.deepEqual(listServicesResponse?.service.map(({ name }) => name).sort(), [
           'baton.v1.JobService',

@@ -7,6 +7,7 @@ import type { GrpcRegistry } from './rpc/grpc_services.js';
 import { createHandlers } from './rpc/handlers.js';
 import { Health } from './rpc/health.js';
 import { startHttpServer } from './rpc/http.js';
+import { Intake } from './rpc/intake.js';
 import type { RpcServer } from './rpc/listener.js';
 import { Metrics } from './rpc/metrics.js';
 import { Reflection } from './rpc/reflection.js';
@@ -163,8 +164,10 @@ export async function startServer(
       reflection.register(registry);
     };
     const { onCall, route } = new Metrics({ metrics: service.metrics, log });
+    const intake = new Intake();
     const grpc = await startGrpcServer({
       handlers,
+      intake,
       listen: config.grpcListen,
       log,
       onCall,
@@ -173,6 +176,7 @@ export async function startServer(
     stopper.push(() => stopListener(grpc));
     const http = await startHttpServer({
       handlers,
+      intake,
       listen: config.httpListen,
       gate: { hosts: new Set(config.httpHosts), origins: new Set(config.httpOrigins) },
       log,

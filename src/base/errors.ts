@@ -1,3 +1,5 @@
+import { LIMITS } from './limits.js';
+
 /**
  * The closed list of reasons why a call can fail. Each is mapped once to a gRPC code, in `rpc/errors.ts`;
  * on the wire the reason travels in `google.rpc.ErrorInfo.reason`, domain `baton.v1`.
@@ -38,7 +40,7 @@ export interface FieldViolation {
 export interface BatonErrorDetails {
   /** Facts about this failure that a program may want: ids, allowed statuses, revisions. */
   readonly metadata?: Readonly<Record<string, string>>;
-  /** All that is wrong with the request; only with INVALID_ARGUMENT. */
+  /** What is wrong with the request, see `invalidArgument`. */
   readonly violations?: readonly FieldViolation[];
   /** When trying again makes sense, in milliseconds. */
   readonly retryDelayMs?: number;
@@ -63,10 +65,29 @@ export class BatonError extends Error {
   }
 }
 
-/** An INVALID_ARGUMENT that names every field that is wrong. */
-export function invalidArgument(violations: readonly FieldViolation[]): BatonError {
-  const text = violations.map((v) => `${v.field}: ${v.description}`).join('; ');
-  return new BatonError('INVALID_ARGUMENT', text, { violations });
+/**
+ * An INVALID_ARGUMENT that names every field that is wrong.
+ *
+ * @param omitted how many there are beside these
+ */
+export function invalidArgument(violations: readonly FieldViolation[], omitted = 0): BatonError {
+  const kept = violations.slice(0, LIMITS.violations);
+  const more = omitted + violations.length - kept.length;
+  const metadata: Record<string, string> = more > 0 ? { violations_omitted: String(more) } : {};
+  return new BatonError('INVALID_ARGUMENT', violationText(kept, more), { violations: kept, metadata });
+}
+
+/** As many as fit, and how many more there are. */
+function violationText(violations: readonly FieldViolation[], omitted: number): string {
+  let text = '';
+  let more = omitted + violations.length;
+  for (const { field, description } of violations) {
+    const next = `${text === '' ? '' : '; '}${field}: ${description}`;
+    if (text !== '' && text.length + next.length > LIMITS.violationsTextChars) break;
+    text += next;
+    more -= 1;
+  }
+  return more === 0 ? text : `${text}; and ${more} more`;
 }
 
 /** What a waiting call throws when its caller has gone away. */

@@ -65,6 +65,15 @@ export const LIMITS = {
   /** Each level of an object is up to three messages on the wire, and most clients take at most 100 inside each other. */
   jsonDepth: 30,
   messageBytes: 16 * 1024 * 1024,
+  /** Values in one object of the API, and values and set fields in a whole request. */
+  structValues: 65_536,
+  requestValues: 250_000,
+  /** Violations that an error lists before it says how many more there are, and what each may say. */
+  violations: 20,
+  violationFieldChars: 200,
+  violationChars: 300,
+  /** What an error's message says of them. */
+  violationsTextChars: 900,
   claimWaiters: 20_000,
   /** Stages of which a server remembers how far they are claimed. */
   markedStages: 10_000,

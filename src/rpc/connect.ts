@@ -1,4 +1,5 @@
 import { constants } from 'node:http2';
+import type { Message } from '@bufbuild/protobuf';
 import {
   Code,
   ConnectError,
@@ -18,15 +19,20 @@ import {
 import type { UniversalHandler, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import { canceledError, type BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import type { WatchMessage, WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding } from './bindings.js';
 import { ServerCall, type Observer, type Protocol } from './call.js';
 import { checkGetQuery } from './connect_get.js';
 import { completeErrors, toConnectError } from './connect_errors.js';
-import { iterateStream } from './connect_stream.js';
+import { takeContents, type Contents } from './connect_body.js';
+import { encodedMessage, iterateStream } from './connect_stream.js';
+import { FRAME_PREFIX_BYTES } from './convert/watch.js';
+import { encode } from './encode.js';
 import { DETAIL_REGISTRY, fitTrailers, statusOf } from './errors.js';
 import { deadlineError } from './framework_error.js';
 import { grpcRegistry, type GrpcRegistry } from './grpc_services.js';
 import type { Handlers } from './handlers.js';
+import type { Intake, Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 import { pathOf, queryOf, setStreamHeaders, type NodeRequest, type NodeResponse } from './node_http.js';
 import { refuse, sendError } from './refusals.js';
@@ -38,16 +44,21 @@ export type ConnectHandler = (request: NodeRequest, response: NodeResponse) => b
 export function createConnectHandler(
   handlers: Handlers,
   observer: Observer,
+  intake: Intake,
   register?: (registry: GrpcRegistry) => void,
 ): ConnectHandler {
   const router = createConnectRouter(ROUTER_OPTIONS);
-  for (const binding of bindingsOf(handlers)) addRoute(router, binding, observer);
-  register?.(grpcRegistry(router));
-  const routes = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  for (const binding of bindingsOf(handlers)) addRoute(router, binding, observer, intake);
+  // Health and reflection are asked short questions.
+  const others = createConnectRouter({ ...ROUTER_OPTIONS, readMaxBytes: RPC_LIMITS.lightRequestBytes });
+  register?.(grpcRegistry(others));
+  const all = [...router.handlers, ...others.handlers];
+  const routes = new Map(all.map((handler) => [handler.requestPath, handler]));
   return (request, response) => {
     const route = routes.get(pathOf(request));
     if (route === undefined) return false;
-    serve(route, request, response, observer).catch((error: unknown) => {
+    const takes = router.handlers.includes(route) ? intake : undefined;
+    serve(route, request, response, observer, takes).catch((error: unknown) => {
       // The caller has gone while it was being answered; the call itself has been reported.
       observer.log.debug({ err: error, path: route.requestPath }, 'response not delivered');
       response.destroy();
@@ -59,14 +70,10 @@ export function createConnectHandler(
 const ROUTER_OPTIONS: ConnectRouterOptions = {
   readMaxBytes: LIMITS.messageBytes,
   acceptCompression: [compressionGzip, compressionBrotli],
-  binaryOptions: { readUnknownFields: false, recursionLimit: RPC_LIMITS.messageDepth },
   jsonOptions: {
-    // A typo in a field must not be dropped in silence; connect's own default would.
-    ignoreUnknownFields: false,
     // Fields with their default value are written: a shell script reads `.claims[]` and `.attempt` of every answer
     // without asking whether they are there, and `{"claims":[]}` says more than `{}`.
     alwaysEmitImplicit: true,
-    recursionLimit: RPC_LIMITS.messageDepth,
     registry: DETAIL_REGISTRY,
   },
 };
@@ -76,6 +83,7 @@ async function serve(
   request: NodeRequest,
   response: NodeResponse,
   observer: Observer,
+  intake: Intake | undefined,
 ): Promise<void> {
   // Node takes a stream's error without a listener for a crash; all that follows from one is done on `close`.
   response.on('error', () => {});
@@ -89,7 +97,9 @@ async function serve(
   const badQuery = isGet(request, route) ? checkGetQuery(queryOf(request)) : undefined;
   if (badQuery !== undefined) return sendError(request, response, 400, statusOf(badQuery));
   const values = createContextValues().set(RESPONSE, response);
-  const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+  const whole = universalRequestFromNodeRequest(request, response, undefined, values);
+  const [universal, contents] = intake ? takeContents(whole, request, response, intake) : [whole, undefined];
+  values.set(CONTENTS, contents);
   clampTimeout(universal.header);
   const answer = await completeErrors(await route(universal), observer.log);
   if (isRefusal(answer)) return refuse(request, response, answer.status, route.allowedMethods);
@@ -113,25 +123,49 @@ function clampTimeout(header: Headers): void {
   if (Number(value) * unitMs > RPC_LIMITS.timerMs) header.delete('grpc-timeout');
 }
 
-function addRoute(router: ConnectRouter, binding: Binding, observer: Observer): void {
+function addRoute(router: ConnectRouter, binding: Binding, observer: Observer, intake: Intake): void {
+  const { input, output } = binding.method;
+  // Connect has been given nothing but the form of a request: what it holds is decoded here.
   if (binding.kind === 'server_streaming') {
-    router.rpc(binding.method, (request, context) => {
+    router.rpc(binding.method, (_, context) => {
       const call = openCall(binding, context, observer);
-      return iterateStream(binding, request, call, (error) => failure(call, error));
+      const { payload, toThrow } = contentsOf(context);
+      const open = async (): Promise<WatchStream> => {
+        if (payload === undefined) throw toThrow;
+        return intake.serve(input, payload, call.signal, (request) => binding.open(request, call));
+      };
+      const toProto = (message: WatchMessage): Message =>
+        payload?.format === 'json'
+          ? binding.toProto(message)
+          : encodedMessage(output, binding.frame(message).subarray(FRAME_PREFIX_BYTES));
+      return iterateStream(open, call, toProto, (error) => failure(call, error));
     });
     return;
   }
-  router.rpc(binding.method, async (request, context) => {
+  router.rpc(binding.method, async (_, context) => {
     const call = openCall(binding, context, observer);
+    const { payload, toThrow } = contentsOf(context);
     try {
-      const answer = await call.run(() => binding.invoke(request, call));
+      const answer = await call.run(async () => {
+        if (payload === undefined) throw toThrow;
+        return intake.serve(input, payload, call.signal, (request) => binding.invoke(request, call));
+      });
+      const proto = payload?.format === 'json' ? answer : encodedMessage(output, encode(output, answer));
       call.finish(0);
       if (call.hasUndelivered) watchDelivery(context.values.get(RESPONSE), call);
-      return answer;
+      return proto;
     } catch (error) {
       throw failure(call, error);
     }
   });
+}
+
+/** What the request of a call holds; connect asks for a call only when it has read the request. */
+const CONTENTS = createContextKey<Contents | undefined>(undefined);
+
+function contentsOf({ values }: HandlerContext): { payload: Payload | undefined; toThrow: Error } {
+  const contents = values.get(CONTENTS);
+  return { payload: contents?.payload, toThrow: contents?.error ?? new Error('the request was not read') };
 }
 
 /** Where the answer of a call goes, for those who have to know whether it got there. */

@@ -1,8 +1,22 @@
-import type { Message } from '@bufbuild/protobuf';
+import { create, type DescMessage, type Message } from '@bufbuild/protobuf';
+import { BinaryReader } from '@bufbuild/protobuf/wire';
 import { Code } from '@connectrpc/connect';
-import type { StreamBinding } from './bindings.js';
+import type { WatchMessage, WatchStream } from '../service/api.js';
 import type { ServerCall } from './call.js';
 import { OpenStream } from './watch_loop.js';
+
+/**
+ * A message for connect to write in binary protobuf, without having it encoded by the library: its bytes are the fields
+ * of a message that the library does not know, and which it writes as they are.
+ */
+export function encodedMessage(schema: DescMessage, bytes: Uint8Array): Message {
+  const message = create(schema);
+  if (bytes.length === 0) return message;
+  const reader = new BinaryReader(bytes);
+  const [no, wireType] = reader.tag();
+  message.$unknown = [{ no, wireType, data: bytes.subarray(reader.pos) }];
+  return message;
+}
 
 /**
  * A stream as connect-node pulls it: one `next` at a time, each after the last message was written and the
@@ -12,12 +26,12 @@ import { OpenStream } from './watch_loop.js';
  * @param toError makes connect's error from what ended the stream.
  */
 export function iterateStream(
-  binding: StreamBinding,
-  request: Message,
+  open: () => Promise<WatchStream>,
   call: ServerCall,
+  toProto: (message: WatchMessage) => Message,
   toError: (error: unknown) => Error,
 ): AsyncIterable<Message> {
-  const stream = new OpenStream(binding, request, call);
+  const stream = new OpenStream(open, call);
   const end = (code: number): IteratorResult<Message, undefined> => {
     stream.close();
     call.finish(code);
@@ -28,7 +42,7 @@ export function iterateStream(
   const next = async (): Promise<IteratorResult<Message, undefined>> => {
     try {
       const message = await stream.next();
-      return message === undefined ? end(0) : { done: false, value: binding.toProto(message) };
+      return message === undefined ? end(0) : { done: false, value: toProto(message) };
     } catch (error) {
       stream.close();
       throw toError(error);

@@ -5,7 +5,9 @@ import { Code } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
 import { StatusSchema, type Status } from '../../gen/google/rpc/status_pb.js';
 import { BatonError, type ErrorReason, type FieldViolation } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
+import { printable, truncate } from '../base/text.js';
 import { RPC_LIMITS } from './limits.js';
 
 /** The domain of every `google.rpc.ErrorInfo` that Baton sends. */
@@ -62,7 +64,15 @@ function internalStatus(error: unknown, log: Logger): Status {
 /** The status of an error that may be told as it is. */
 export function statusOf(error: BatonError): Status {
   const code = CODE_OF_REASON[error.reason];
-  const info = { reason: error.reason, domain: ERROR_DOMAIN, metadata: { ...error.metadata } };
+  const metadata = Object.entries(error.metadata).map(([key, value]) => [
+    key,
+    truncate(value, RPC_LIMITS.metadataChars),
+  ]);
+  const info = {
+    reason: error.reason,
+    domain: ERROR_DOMAIN,
+    metadata: Object.fromEntries(metadata) as Record<string, string>,
+  };
   const details: Any[] = [anyPack(ErrorInfoSchema, create(ErrorInfoSchema, info))];
   if (error.violations.length > 0) {
     const fieldViolations = error.violations.map(({ field, description }) => ({ field, description }));
@@ -72,28 +82,16 @@ export function statusOf(error: BatonError): Status {
     const retryDelay = durationFromMs(Math.ceil(error.retryDelayMs ?? RETRY_DELAY_DEFAULT_MS));
     details.push(anyPack(RetryInfoSchema, create(RetryInfoSchema, { retryDelay })));
   }
-  return create(StatusSchema, { code, message: printable(error.message), details });
-}
-
-/** A lone surrogate has no UTF-8 form, and the percent encoding of `grpc-message` throws on it. */
-function printable(text: string): string {
-  return text.replace(/\p{Surrogate}/gu, '\ufffd');
-}
-
-/** Shortens a text for people. */
-export function truncate(text: string, chars: number): string {
-  return text.length <= chars ? text : printable(text.slice(0, chars - 1)) + '…';
+  const message = printable(truncate(error.message, RPC_LIMITS.messageChars));
+  return create(StatusSchema, { code, message, details });
 }
 
 /**
- * Makes a status small enough for HTTP/2 trailers, see `RPC_LIMITS.trailerDetailsBytes`: shortens the message, then
- * leaves out the last violations, and says in ErrorInfo's `violations_omitted` how many. Nearly always the status
- * itself.
+ * Makes a status small enough for HTTP/2 trailers, see `RPC_LIMITS.trailerDetailsBytes`: leaves out the last
+ * violations, and says in ErrorInfo's `violations_omitted` how many. Nearly always the status itself.
  */
 export function fitTrailers(status: Status): Status {
-  const message = truncate(status.message, RPC_LIMITS.messageChars);
-  const short = message === status.message ? status : create(StatusSchema, { ...status, message });
-  return fits(short) ? short : withFewerViolations(short);
+  return fits(status) ? status : withFewerViolations(status);
 }
 
 function fits(status: Status): boolean {
@@ -120,7 +118,9 @@ function omitViolations(status: Status, omitted: number): Status {
   const details = status.details.map((any) => {
     const info = anyUnpack(any, ErrorInfoSchema);
     if (info !== undefined) {
-      info.metadata['violations_omitted'] = String(omitted);
+      info.metadata['violations_omitted'] = String(
+        Number(info.metadata['violations_omitted'] ?? 0) + omitted,
+      );
       return anyPack(ErrorInfoSchema, info);
     }
     const request = anyUnpack(any, BadRequestSchema);
@@ -136,6 +136,14 @@ export function malformedRequest(message: string): BatonError {
   return new BatonError('INVALID_ARGUMENT', truncate(message, RPC_LIMITS.messageChars), {
     violations: fieldsNamedBy(message),
   });
+}
+
+/**
+ * The same of one over the limit. gRPC's libraries call that RESOURCE_EXHAUSTED, which here tells a client to come again
+ * later: this message will be as large then.
+ */
+export function messageTooLarge(limit: number = LIMITS.messageBytes): BatonError {
+  return malformedRequest(`the message is larger than ${limit} bytes`);
 }
 
 /** The texts in which protobuf-es names the field that it could not read from JSON. */

@@ -91,7 +91,7 @@ class EventStream {
     try {
       const request = requestFromQuery(queryOf(this.request), this.#lastEventId);
       if (request.untilTerminal && this.#lastEventId === END_ID) return this.#sendNothing();
-      stream = new OpenStream(this.binding, request, this.#call);
+      stream = new OpenStream(() => this.binding.open(request, this.#call), this.#call);
       await this.#sendAll(stream);
     } catch (error) {
       this.#sendError(error);

@@ -5,8 +5,9 @@ import { WatchRunsRequestSchema, type WatchRunsRequest } from '../../gen/baton/v
 import { RunState } from '../../gen/baton/v1/run_pb.js';
 import { BatonError, invalidArgument } from '../base/errors.js';
 import { RUN_STATES } from '../run/run.js';
-import { converting, type Violations } from './convert/violations.js';
-import { truncate } from './errors.js';
+import type { Violations } from '../base/violations.js';
+import { converting } from './convert/violations.js';
+import { truncate } from '../base/text.js';
 
 /** The query parameter for each field of the request, as far as the names differ. */
 const PARAMETER_OF_FIELD: Readonly<Record<string, string>> = {
@@ -72,7 +73,7 @@ export function inQueryNames(error: unknown, lastEventId: string): unknown {
     if (name === 'after' && lastEventId !== '') return { field: LAST_EVENT_ID, description };
     return { field: (PARAMETER_OF_FIELD[name] ?? name) + rest, description };
   });
-  return invalidArgument(renamed);
+  return invalidArgument(renamed, Number(error.metadata['violations_omitted'] ?? 0));
 }
 
 /** Reads parameters of each kind, and notes all that is wrong with them. */

@@ -1,7 +1,8 @@
 import { Code } from '@connectrpc/connect';
 import { BatonError, canceledError } from '../base/errors.js';
+import { truncate } from '../base/text.js';
+import { malformedRequest, messageTooLarge } from './errors.js';
 import { LIMITS } from '../base/limits.js';
-import { malformedRequest, truncate } from './errors.js';
 import { RPC_LIMITS } from './limits.js';
 
 /**
@@ -17,8 +18,8 @@ export function frameworkError(code: number, text: string): BatonError | undefin
     case Code.InvalidArgument:
       return malformedRequest(text);
     case Code.ResourceExhausted:
-      // The libraries say this of messages over the limit only. It is no overload: trying again does not help.
-      return malformedRequest(`the message is larger than ${LIMITS.messageBytes} bytes`);
+      // The libraries say this of messages over the limit only.
+      return messageTooLarge(Number(/readMaxBytes (\d+)/.exec(text)?.[1] ?? LIMITS.messageBytes));
     case Code.Unimplemented:
       return new BatonError('NOT_IMPLEMENTED', truncate(text, RPC_LIMITS.messageChars));
     case Code.DeadlineExceeded:

@@ -1,5 +1,4 @@
 import { constants } from 'node:http2';
-import { fromBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
 import {
   Server,
   ServerCredentials,
@@ -11,15 +10,17 @@ import {
 } from '@grpc/grpc-js';
 import { canceledError, type BatonError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import type { WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
 import { ServerCall, type Observer } from './call.js';
 import { encode } from './encode.js';
-import { malformedRequest } from './errors.js';
 import { deadlineError } from './framework_error.js';
 import type { GrpcRegistry } from './grpc_services.js';
 import { http2StreamOf, sendAll, Sink } from './grpc_stream.js';
-import { completingInterceptor, toGrpcStatus } from './grpc_status.js';
+import { interceptor, unpackLater, type PackedMessage } from './grpc_intercept.js';
+import { toGrpcStatus } from './grpc_status.js';
 import type { Handlers } from './handlers.js';
+import { Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 import type { ListenAddress, RpcServer } from './listener.js';
 import { OpenStream } from './watch_loop.js';
@@ -27,6 +28,8 @@ import { OpenStream } from './watch_loop.js';
 export interface GrpcServerOptions extends Observer {
   readonly handlers: Handlers;
   readonly listen: ListenAddress;
+  /** Shared by all listeners of a server. Default one of its own. */
+  readonly intake?: Intake;
   /** Plain text by default. */
   readonly credentials?: ServerCredentials;
   /** Registers further services, such as health and reflection, before the server listens. */
@@ -37,8 +40,12 @@ export interface GrpcServerOptions extends Observer {
 
 /** Serves all RPCs over gRPC. Rejects when the address cannot be listened on. */
 export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcServer> {
-  const server = new Server({ ...SERVER_OPTIONS, interceptors: [completingInterceptor(options.log)] });
-  for (const binding of bindingsOf(options.handlers)) register(server, binding, options);
+  const bindings = bindingsOf(options.handlers);
+  const paths = new Set(bindings.map(({ name }) => `/${name}`));
+  const intercept = interceptor(options.log, (path) => paths.has(path));
+  const server = new Server({ ...SERVER_OPTIONS, interceptors: [intercept] });
+  const intake = options.intake ?? new Intake();
+  for (const binding of bindings) register(server, binding, options, intake);
   options.register?.(server);
   const port = await bind(server, options);
   const close = (): Promise<void> => {
@@ -85,17 +92,18 @@ function drain(server: Server, timeoutMs: number): Promise<void> {
  * Requests reach the handlers as bytes and responses leave them as bytes: grpc-js calls it INTERNAL when its own
  * deserializer throws, and shared bytes of a stream must not be encoded again.
  */
-function register(server: Server, binding: Binding, observer: Observer): void {
-  const definition: MethodDefinition<Uint8Array, Uint8Array> = {
+function register(server: Server, binding: Binding, observer: Observer, intake: Intake): void {
+  const definition: MethodDefinition<PackedMessage, Uint8Array> = {
     path: `/${binding.name}`,
     requestStream: false,
     responseStream: binding.kind === 'server_streaming',
-    requestSerialize: asBuffer,
-    requestDeserialize: (bytes) => bytes,
+    requestSerialize: ({ bytes }) => bytes,
+    requestDeserialize: unpackLater,
     responseSerialize: asBuffer,
     responseDeserialize: (bytes) => bytes,
   };
-  const handler = binding.kind === 'unary' ? unary(binding, observer) : serverStreaming(binding, observer);
+  const handler =
+    binding.kind === 'unary' ? unary(binding, observer, intake) : serverStreaming(binding, observer, intake);
   const implementation: UntypedServiceImplementation = { [binding.method.localName]: handler };
   server.addService({ [binding.method.localName]: definition }, implementation);
 }
@@ -104,13 +112,21 @@ function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-function unary(binding: UnaryBinding, observer: Observer): handleUnaryCall<Uint8Array, Uint8Array> {
+function unary(
+  binding: UnaryBinding,
+  observer: Observer,
+  intake: Intake,
+): handleUnaryCall<PackedMessage, Uint8Array> {
+  const { input, output } = binding.method;
   return (grpcCall, callback) => {
     const call = new ServerCall(binding.name, 'grpc', observer);
     grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
     const answer = call.run(async () => {
-      const request = decode(binding.method.input, grpcCall.request);
-      return encode(binding.method.output, await binding.invoke(request, call));
+      const payload = payloadOf(grpcCall.request, intake);
+      const answered = await intake.serve(input, payload, call.signal, (request) =>
+        binding.invoke(request, call),
+      );
+      return encode(output, answered);
     });
     answer.then(
       (bytes) => {
@@ -140,7 +156,8 @@ function watchDelivery(grpcCall: object, call: ServerCall): void {
 function serverStreaming(
   binding: StreamBinding,
   observer: Observer,
-): handleServerStreamingCall<Uint8Array, Uint8Array> {
+  intake: Intake,
+): handleServerStreamingCall<PackedMessage, Uint8Array> {
   return (grpcCall) => {
     const call = new ServerCall(binding.name, 'grpc', observer);
     grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
@@ -148,10 +165,13 @@ function serverStreaming(
     const sink = new Sink(grpcCall);
     // The service may give up on a reader while a write is blocked; a status is all that can still be queued then.
     call.signal.addEventListener('abort', () => sink.close());
-    const sent = Promise.resolve().then(() => {
-      const request = decode(binding.method.input, grpcCall.request);
-      return sendAll(new OpenStream(binding, request, call), sink, binding.frame);
-    });
+    const open = async (): Promise<WatchStream> => {
+      const payload = payloadOf(grpcCall.request, intake);
+      return intake.serve(binding.method.input, payload, call.signal, (request) =>
+        binding.open(request, call),
+      );
+    };
+    const sent = sendAll(new OpenStream(open, call), sink, binding.frame);
     sent.finally(stopTimer).then(
       () => {
         call.finish(0);
@@ -176,12 +196,10 @@ function cancelAtDeadline(call: ServerCall, deadline: Date | number): () => void
   return () => clearTimeout(timer);
 }
 
-function decode(schema: DescMessage, bytes: Uint8Array): Message {
-  try {
-    return fromBinary(schema, bytes, { readUnknownFields: false, recursionLimit: RPC_LIMITS.messageDepth });
-  } catch (error) {
-    throw malformedRequest(error instanceof Error ? error.message : String(error));
-  }
+function payloadOf({ bytes, encoding }: PackedMessage, intake: Intake): Payload {
+  const held = intake.hold();
+  held.add(bytes.length);
+  return { bytes, encoding, format: 'binary', held };
 }
 
 /** grpc-js tells of a deadline as of any other cancel. Its timer may be a little early. */

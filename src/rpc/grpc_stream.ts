@@ -51,7 +51,7 @@ export class Sink {
   #closed = false;
   #wake: (() => void) | undefined;
 
-  constructor(private readonly call: ServerWritableStream<Bytes, Bytes>) {
+  constructor(private readonly call: ServerWritableStream<unknown, Bytes>) {
     const close = (): void => this.close();
     call.once('cancelled', close).once('close', close).once('error', close);
     this.#stream = http2StreamOf(call);

@@ -14,6 +14,7 @@ import { admit, type GateRules } from './gate.js';
 import type { GrpcRegistry } from './grpc_services.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
+import { Intake } from './intake.js';
 import type { ListenAddress, RpcServer } from './listener.js';
 import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { PAGE_PATH, sendPage } from './page.js';
@@ -25,6 +26,8 @@ export interface HttpServerOptions extends Observer {
   readonly listen: ListenAddress;
   /** Names of this server and origins of pages that may use it; none by default. */
   readonly gate?: GateRules;
+  /** Shared by all listeners of a server. Default one of its own. */
+  readonly intake?: Intake;
   /** Whether this server can do its work now; `detail` is the body of /readyz. */
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: string }>;
   /** Serves further paths: returns true when it has taken the request. Asked after everything that Baton itself serves. */
@@ -81,7 +84,8 @@ function track(connections: Connections, request: NodeRequest, response: NodeRes
 }
 
 function createDispatch(options: HttpServerOptions): OnRequest {
-  const connect = createConnectHandler(options.handlers, options, options.register);
+  const intake = options.intake ?? new Intake();
+  const connect = createConnectHandler(options.handlers, options, intake, options.register);
   const events = createEventStreamHandler(options.handlers, options);
   return (request, response) => {
     const isRead = request.method === 'GET' || request.method === 'HEAD';

@@ -24,11 +24,21 @@ export const RPC_LIMITS = {
    */
   trailerDetailsBytes: 4 * 1024,
   messageChars: 1024,
+  metadataChars: 512,
   /**
    * Nesting of messages. A level of a Struct is two (Value in Struct), so that the service's own limit of JSON levels
    * is met first and named in its error.
    */
   messageDepth: 3 * LIMITS.jsonDepth + 32,
+  /** The message of a Connect GET, which stands in the URL. */
+  getMessageBytes: 16 * 1024,
+  /** Requests up to this are decoded at once; larger ones take turns, see `Intake`. */
+  lightRequestBytes: 32 * 1024,
+  /** Larger than any request but a batch. Of these, so many bytes may be on their way through the service. */
+  hugeBytes: 4 * 1024 * 1024,
+  hugeRequestBytes: 32 * 1024 * 1024,
+  /** Bytes of requests that are being received or wait for their turn. */
+  heldRequestBytes: 256 * 1024 * 1024,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,
 } as const;

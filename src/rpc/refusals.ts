@@ -2,7 +2,8 @@ import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
 import type { Status } from '../../gen/google/rpc/status_pb.js';
 import { BatonError } from '../base/errors.js';
 import { errorJson, toConnectError } from './connect_errors.js';
-import { fitTrailers, statusOf, truncate } from './errors.js';
+import { truncate } from '../base/text.js';
+import { fitTrailers, statusOf } from './errors.js';
 import type { NodeRequest, NodeResponse } from './node_http.js';
 
 /** Answers a request that reaches no handler: a wrong path, method or content type. */

@@ -1,7 +1,5 @@
-import type { Message } from '@bufbuild/protobuf';
 import { throwIfAborted } from '../base/errors.js';
 import type { TakeMessage, WatchMessage, WatchStream } from '../service/api.js';
-import type { StreamBinding } from './bindings.js';
 import type { ServerCall } from './call.js';
 
 /**
@@ -13,8 +11,7 @@ export class OpenStream {
   #stream: WatchStream | undefined;
 
   constructor(
-    private readonly binding: StreamBinding,
-    private readonly request: Message,
+    private readonly open: () => Promise<WatchStream>,
     private readonly call: ServerCall,
   ) {
     call.signal.addEventListener('abort', () => this.close());
@@ -22,8 +19,8 @@ export class OpenStream {
 
   /** The next message, opening the stream with the first. Undefined at a good end; throws the error that ends it. */
   next(): Promise<WatchMessage | undefined> {
-    return this.call.run(async (call) => {
-      this.#stream ??= this.#opened(await this.binding.open(this.request, call));
+    return this.call.run(async () => {
+      this.#stream ??= this.#opened(await this.open());
       return this.#stream.next();
     });
   }

@@ -5,7 +5,7 @@ import type { CallContext, UpdateStatusRequest, UpdateStatusResult } from './api
 import type { GroupCommit, Outcome } from './group_commit.js';
 import { toItem, type Updated, type UpdateItem, type UpdateTexts } from './update_group.js';
 import { validateUpdate } from './update_status.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** The text of an internal error goes to the log; the caller gets an id to find it by. */
 function internalError(log: Logger, error: unknown): BatonError {
@@ -15,14 +15,14 @@ function internalError(log: Logger, error: unknown): BatonError {
 }
 
 /** @param found with the path of the item */
-export function validateItem(found: Violations, request: UpdateStatusRequest): UpdateTexts {
+export function validateItem(found: Checks, request: UpdateStatusRequest): UpdateTexts {
   const texts = validateUpdate(found, request);
   if (request.claimNext !== undefined) found.add('claim_next', 'does not go with a batch');
   return texts;
 }
 
 function check(request: UpdateStatusRequest, index: number): UpdateItem | BatonError {
-  const found = new Violations(`requests[${index}].`);
+  const found = new Checks(`requests[${index}].`);
   const texts = validateItem(found, request);
   return found.any ? found.error() : toItem(request, texts);
 }
@@ -37,7 +37,7 @@ export async function batchUpdateStatus(
   requests: readonly (UpdateStatusRequest | BatonError)[],
   call: CallContext,
 ): Promise<readonly UpdateStatusResult[]> {
-  const found = new Violations();
+  const found = new Checks();
   found.items('requests', requests.length);
   found.throwIfAny();
   const checked = requests.map((request, index) =>

@@ -8,11 +8,11 @@ import { findRuns } from '../store/sql/find_runs.js';
 import { getRun } from '../store/sql/get_run.js';
 import type { BulkRequest, CallContext, CancelRunRequest, CancelRunsResponse } from './api.js';
 import { runNotFound } from './get_run.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** Cancels a run that waits; asks the worker of one that is at work to stop. Repeating it changes nothing. */
 export async function cancelRun(db: Queryable, request: CancelRunRequest): Promise<Run> {
-  const found = new Violations();
+  const found = new Checks();
   found.uuid('run_id', request.runId);
   found.text('reason', request.reason, LIMITS.cancelReasonChars);
   found.throwIfAny();
@@ -38,7 +38,7 @@ export async function cancelRun(db: Queryable, request: CancelRunRequest): Promi
 }
 
 /** A change to every run there is has to be asked for by a filter that says so. */
-export function validateBulkFilter(found: Violations, filter: RunFilter): void {
+export function validateBulkFilter(found: Checks, filter: RunFilter): void {
   found.filter('filter', filter);
   const lists = [filter.runIds, filter.pipelines, filter.stages, filter.statuses, filter.states];
   const empty =
@@ -48,7 +48,7 @@ export function validateBulkFilter(found: Violations, filter: RunFilter): void {
   if (empty) found.add('filter', 'must not be empty');
 }
 
-export function validateCancels(found: Violations, { filter, reason }: BulkRequest): void {
+export function validateCancels(found: Checks, { filter, reason }: BulkRequest): void {
   validateBulkFilter(found, filter);
   found.text('reason', reason, LIMITS.cancelReasonChars);
 }
@@ -79,7 +79,7 @@ export async function cancelRuns(
   request: BulkRequest,
   call: CallContext,
 ): Promise<CancelRunsResponse> {
-  const found = new Violations();
+  const found = new Checks();
   validateCancels(found, request);
   found.throwIfAny();
   let canceledCount = 0;

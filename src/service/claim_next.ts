@@ -4,9 +4,9 @@ import type { Claim } from '../run/run.js';
 import type { CallContext, ClaimNextRequest } from './api.js';
 import type { ClaimTarget } from './claim_within_limits.js';
 import type { Claims } from './claims.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
-export function validateClaim(found: Violations, request: ClaimNextRequest): void {
+export function validateClaim(found: Checks, request: ClaimNextRequest): void {
   if (request.pipeline !== '') found.name('pipeline', request.pipeline);
   if (request.stage === '') found.add('stage', 'is required');
   else found.name('stage', request.stage);
@@ -35,7 +35,7 @@ export async function claimNext(
   request: ClaimNextRequest,
   call: CallContext,
 ): Promise<readonly Claim[]> {
-  const found = new Violations();
+  const found = new Checks();
   validateClaim(found, request);
   found.throwIfAny();
   const { key, slot } = claimTarget(request);

@@ -12,10 +12,10 @@ import { findRequests } from '../store/sql/find_requests.js';
 import { getPipelineNames } from '../store/sql/get_pipelines.js';
 import type { CallContext, CreateRunRequest } from './api.js';
 import { GroupCommit, type GroupCommitOptions, type Outcome } from './group_commit.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** @returns the input as JSON text */
-export function validateCreate(found: Violations, request: CreateRunRequest): string | undefined {
+export function validateCreate(found: Checks, request: CreateRunRequest): string | undefined {
   if (request.pipeline !== '') found.name('pipeline', request.pipeline);
   found.text('repository', request.repository, LIMITS.repositoryChars);
   found.labels('labels', request.labels);
@@ -34,7 +34,7 @@ export function validateCreate(found: Violations, request: CreateRunRequest): st
 
 /** The same of many. */
 export function validateCreates(
-  found: Violations,
+  found: Checks,
   requests: readonly CreateRunRequest[],
 ): (string | undefined)[] {
   found.items('requests', requests.length);
@@ -190,7 +190,7 @@ export class CreateRuns {
 
   async createRun(request: CreateRunRequest, call: CallContext): Promise<Run> {
     const filled = withDefaults(request);
-    const found = new Violations();
+    const found = new Checks();
     const input = validateCreate(found, filled);
     found.throwIfAny();
     const group = request.requestId === '' ? this.plain : this.named;
@@ -199,7 +199,7 @@ export class CreateRuns {
 
   /** All or nothing, in the order of the requests. */
   async batchCreateRuns(requests: readonly CreateRunRequest[], call: CallContext): Promise<readonly Run[]> {
-    const found = new Violations();
+    const found = new Checks();
     const inputs = validateCreates(found, requests);
     found.throwIfAny();
     const filled = requests.map(withDefaults);

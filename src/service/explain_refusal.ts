@@ -10,7 +10,7 @@ import { getRun } from '../store/sql/get_run.js';
 import { isLeaseLive } from '../store/sql/update_runs.js';
 import type { UpdateStatusRequest } from './api.js';
 import { runNotFound } from './get_run.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 export function leaseLost(runId: string): BatonError {
   return new BatonError('LEASE_LOST', `the lease of run ${runId} is no longer held under this token`, {
@@ -20,7 +20,7 @@ export function leaseLost(runId: string): BatonError {
 
 /** @throws BatonError INVALID_ARGUMENT for an error or output that does not go with the reported status */
 function checkBelongings(request: UpdateStatusRequest, pipeline: Pipeline, stageName: string): void {
-  const found = new Violations();
+  const found = new Checks();
   const stage = pipeline.stages.find(({ name }) => name === stageName);
   if (request.error !== undefined && request.status !== pipeline.errorStatus) {
     found.add('error', `goes with status ${JSON.stringify(pipeline.errorStatus)} only`);

@@ -10,10 +10,10 @@ import {
 } from '../store/sql/extend_leases.js';
 import type { CallContext, ExtendLeasesRequest, LeaseExtension, LeaseExtensionResult } from './api.js';
 import { GroupCommit } from './group_commit.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** @returns the checkpoints as JSON text */
-export function validateExtension(found: Violations, request: ExtendLeasesRequest): (string | undefined)[] {
+export function validateExtension(found: Checks, request: ExtendLeasesRequest): (string | undefined)[] {
   found.items('leases', request.leases.length);
   if (request.leaseMs !== 0)
     found.durationMs('lease_duration', request.leaseMs, LIMITS.leaseMinMs, LIMITS.leaseMaxMs);
@@ -74,7 +74,7 @@ export async function extendLeases(
   request: ExtendLeasesRequest,
   call: CallContext,
 ): Promise<readonly LeaseExtensionResult[]> {
-  const found = new Violations();
+  const found = new Checks();
   const checkpoints = validateExtension(found, request);
   found.throwIfAny();
   const known = new Map<LeaseExtension, Extension>();

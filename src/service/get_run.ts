@@ -2,14 +2,14 @@ import { BatonError } from '../base/errors.js';
 import type { Run } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { getRun as selectRun } from '../store/sql/get_run.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 export function runNotFound(id: string): BatonError {
   return new BatonError('RUN_NOT_FOUND', `there is no run ${id}`, { metadata: { run_id: id } });
 }
 
 export async function getRun(db: Queryable, id: string): Promise<Run> {
-  const found = new Violations();
+  const found = new Checks();
   found.uuid('id', id);
   found.throwIfAny();
   const run = await selectRun(db, id);

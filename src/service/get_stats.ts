@@ -5,7 +5,7 @@ import { getStats, type StageCounts } from '../store/sql/get_stats.js';
 import { getStatsFlow, type StageFlow } from '../store/sql/get_stats_flow.js';
 import type { PipelineStats, StageStats } from './api.js';
 import { pipelineNotFound } from './pipelines.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** What "the last minute" of rates and percentiles is. */
 const WINDOW_MS = 60_000;
@@ -64,7 +64,7 @@ export class Stats {
    */
   async get(pipeline: string): Promise<readonly PipelineStats[]> {
     if (pipeline === '') return this.#shared.get();
-    const found = new Violations();
+    const found = new Checks();
     found.name('pipeline', pipeline);
     found.throwIfAny();
     const stats = (await this.#shared.get()).filter((entry) => entry.pipeline === pipeline);

@@ -7,7 +7,7 @@ import { assertSameLog } from '../watch/resume_token.js';
 import type { ListRunEventsRequest, ListRunEventsResponse } from './api.js';
 import { runNotFound } from './get_run.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 const isVersion = (text: string): boolean => /^\d{1,18}$/.test(text);
 
@@ -15,7 +15,7 @@ export async function listRunEvents(
   db: Queryable,
   request: ListRunEventsRequest,
 ): Promise<ListRunEventsResponse> {
-  const found = new Violations();
+  const found = new Checks();
   found.uuid('run_id', request.runId);
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();

@@ -3,22 +3,22 @@ import { listRuns as selectRuns } from '../store/sql/list_runs.js';
 import { assertSameLog, encodeResumeToken } from '../watch/resume_token.js';
 import type { ListRunsRequest, ListRunsResponse } from './api.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 function isUuid(text: string): boolean {
-  const found = new Violations();
+  const found = new Checks();
   found.uuid('id', text);
   return !found.any;
 }
 
 /** @returns the page size to use */
-export function validateList(found: Violations, request: ListRunsRequest): number {
+export function validateList(found: Checks, request: ListRunsRequest): number {
   found.filter('filter', request.filter);
   return found.pageSize(request.pageSize);
 }
 
 export async function listRuns(db: Queryable, request: ListRunsRequest): Promise<ListRunsResponse> {
-  const found = new Violations();
+  const found = new Checks();
   const pageSize = validateList(found, request);
   found.throwIfAny();
   const scope = ['ListRuns', request.filter] as const;

@@ -20,9 +20,9 @@ import type { ListPipelinesRequest, ListPipelinesResponse, PauseRequest } from '
 import { unknownStage } from './claim_within_limits.js';
 import { decodePageToken, encodePageToken } from './page_token.js';
 import { planSchedules, validateSchedule } from './schedule_rules.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
-function validateStage(found: Violations, stage: StageDefinition): void {
+function validateStage(found: Checks, stage: StageDefinition): void {
   found.name('name', stage.name);
   found.name('processing_status', stage.processingStatus);
   found.name('done_status', stage.doneStatus);
@@ -48,7 +48,7 @@ function statusFields(definition: PipelineDefinition): string[] {
   return [...stages, ...(last < 0 ? [] : [`stages[${last}].done_status`]), 'error_status', 'canceled_status'];
 }
 
-function validateDistinct(found: Violations, values: readonly string[], fields: readonly string[]): void {
+function validateDistinct(found: Checks, values: readonly string[], fields: readonly string[]): void {
   const first = new Map<string, string>();
   values.forEach((value, index) => {
     const field = fields[index] ?? '';
@@ -60,7 +60,7 @@ function validateDistinct(found: Violations, values: readonly string[], fields: 
 }
 
 /** @param found with the path of the pipeline */
-export function validatePipeline(found: Violations, definition: PipelineDefinition): void {
+export function validatePipeline(found: Checks, definition: PipelineDefinition): void {
   found.name('name', definition.name);
   found.text('description', definition.description, LIMITS.descriptionChars);
   found.name('initial_status', definition.initialStatus);
@@ -106,7 +106,7 @@ export function validatePipeline(found: Violations, definition: PipelineDefiniti
  *   from waiting into work or back
  */
 export async function putPipeline(pool: Pool, definition: PipelineDefinition): Promise<Pipeline> {
-  const found = new Violations('pipeline.');
+  const found = new Checks('pipeline.');
   validatePipeline(found, definition);
   found.throwIfAny();
   return pool.transaction(async (tx) => {
@@ -137,7 +137,7 @@ export function pipelineNotFound(name: string): BatonError {
 }
 
 export async function getPipeline(pool: Pool, name: string): Promise<Pipeline> {
-  const found = new Violations();
+  const found = new Checks();
   found.name('name', name);
   found.throwIfAny();
   const pipeline = await selectPipeline(pool, name);
@@ -146,7 +146,7 @@ export async function getPipeline(pool: Pool, name: string): Promise<Pipeline> {
 }
 
 function isName(text: string): boolean {
-  const found = new Violations();
+  const found = new Checks();
   found.name('name', text);
   return !found.any;
 }
@@ -155,7 +155,7 @@ export async function listPipelines(
   pool: Pool,
   request: ListPipelinesRequest,
 ): Promise<ListPipelinesResponse> {
-  const found = new Violations();
+  const found = new Checks();
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
   const after = decodePageToken(request.pageToken, ['ListPipelines'], isName)?.key ?? '';
@@ -170,7 +170,7 @@ export async function listPipelines(
 
 /** Deletes a pipeline without open runs; the runs that have ended stay. */
 export async function deletePipeline(pool: Pool, name: string): Promise<void> {
-  const found = new Violations();
+  const found = new Checks();
   found.name('name', name);
   found.throwIfAny();
   const openRuns = await pool.transaction((tx) => removePipeline(tx, name));
@@ -188,7 +188,7 @@ export async function deletePipeline(pool: Pool, name: string): Promise<void> {
 
 /** Stops the claims of a pipeline or of one of its stages, or lets them go on. Creates go on in any case. */
 export async function setPaused(pool: Pool, request: PauseRequest, paused: boolean): Promise<Pipeline> {
-  const found = new Violations();
+  const found = new Checks();
   found.name('name', request.name);
   if (request.stage !== '') found.name('stage', request.stage);
   found.throwIfAny();

@@ -8,11 +8,11 @@ import type { CallContext, RetryRunRequest, RetryRunsRequest, RetryRunsResponse 
 import { inSteps, validateBulkFilter } from './cancel_runs.js';
 import { runNotFound } from './get_run.js';
 import { pipelineNotFound } from './pipelines.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** Lets a run that has ended wait again, for the named stage or for the one in which it ended. */
 export async function retryRun(db: Queryable, request: RetryRunRequest): Promise<Run> {
-  const found = new Violations();
+  const found = new Checks();
   found.uuid('run_id', request.runId);
   if (request.stage !== '') found.name('stage', request.stage);
   found.throwIfAny();
@@ -45,7 +45,7 @@ export async function retryRun(db: Queryable, request: RetryRunRequest): Promise
   );
 }
 
-export function validateRetries(found: Violations, { filter, stage }: RetryRunsRequest): void {
+export function validateRetries(found: Checks, { filter, stage }: RetryRunsRequest): void {
   validateBulkFilter(found, filter);
   if (stage !== '') found.name('stage', stage);
 }
@@ -56,7 +56,7 @@ export async function retryRuns(
   request: RetryRunsRequest,
   call: CallContext,
 ): Promise<RetryRunsResponse> {
-  const found = new Violations();
+  const found = new Checks();
   validateRetries(found, request);
   found.throwIfAny();
   let retriedCount = 0;

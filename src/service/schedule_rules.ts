@@ -3,10 +3,10 @@ import { SCHEDULE_LABEL, type ScheduleDefinition } from '../run/schedule.js';
 import type { PlannedSchedule } from '../store/sql/put_schedules.js';
 import type { ScheduleTimes } from '../store/sql/read_schedule_times.js';
 import { cronProblem, isTimeZone, nextTick } from './cron.js';
-import type { Violations } from './validate.js';
+import type { Checks } from './validate.js';
 
 /** The rules of one schedule as the `.proto` states them. */
-export function validateSchedule(found: Violations, schedule: ScheduleDefinition): void {
+export function validateSchedule(found: Checks, schedule: ScheduleDefinition): void {
   found.name('name', schedule.name, LIMITS.scheduleNameChars);
   if (schedule.cron.length > LIMITS.cronChars) {
     found.text('cron', schedule.cron, LIMITS.cronChars);

@@ -7,10 +7,10 @@ import { claimTarget, validateClaim } from './claim_next.js';
 import type { Claims } from './claims.js';
 import type { GroupCommit } from './group_commit.js';
 import { toItem, type Updated, type UpdateItem, type UpdateTexts } from './update_group.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 /** Collects what is wrong with an update by itself; what does not fit the run is found when it is applied. */
-export function validateUpdate(found: Violations, request: UpdateStatusRequest): UpdateTexts {
+export function validateUpdate(found: Checks, request: UpdateStatusRequest): UpdateTexts {
   found.uuid('run_id', request.runId);
   if (request.leaseToken === '') found.add('lease_token', 'is required');
   if (request.status === '') found.add('status', 'is required');
@@ -32,7 +32,7 @@ export function validateUpdate(found: Violations, request: UpdateStatusRequest):
 }
 
 /** The same with the claim that goes with it. */
-export function validateUpdateAndClaim(found: Violations, request: UpdateStatusRequest): UpdateTexts {
+export function validateUpdateAndClaim(found: Checks, request: UpdateStatusRequest): UpdateTexts {
   const texts = validateUpdate(found, request);
   if (request.claimNext !== undefined) validateClaim(found.at('claim_next'), request.claimNext);
   return texts;
@@ -45,7 +45,7 @@ export async function updateStatus(
   request: UpdateStatusRequest,
   call: CallContext,
 ): Promise<UpdateStatusResponse> {
-  const found = new Violations();
+  const found = new Checks();
   const texts = validateUpdateAndClaim(found, request);
   const next = request.claimNext;
   found.throwIfAny();

@@ -1,5 +1,6 @@
-import { invalidArgument, type BatonError, type FieldViolation } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import { truncate } from '../base/text.js';
+import { Violations } from '../base/violations.js';
 import type { RunFilter } from '../run/filter.js';
 import type { JsonObject } from '../run/run.js';
 
@@ -8,39 +9,11 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const PRINTABLE_ASCII = /^[\x20-\x7e]*$/;
 const TRACE_PARENT = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/;
 
-/**
- * Collects all that is wrong with a request, so that a client learns of everything at once. Paths are in the names of
- * the `.proto`; `at` gives a collector for a nested message.
- */
-export class Violations {
-  readonly #found: FieldViolation[];
-  readonly #prefix: string;
-
-  constructor(prefix = '', found: FieldViolation[] = []) {
-    this.#prefix = prefix;
-    this.#found = found;
-  }
-
-  at(path: string): Violations {
-    return new Violations(`${this.#prefix}${path}.`, this.#found);
-  }
-
-  get any(): boolean {
-    return this.#found.length > 0;
-  }
-
-  add(field: string, description: string): void {
-    this.#found.push({ field: this.#prefix + field, description });
-  }
-
-  /** INVALID_ARGUMENT with every violation. */
-  error(): BatonError {
-    return invalidArgument(this.#found);
-  }
-
-  /** @throws BatonError INVALID_ARGUMENT with every violation, if there is any */
-  throwIfAny(): void {
-    if (this.#found.length > 0) throw this.error();
+/** Collects what is wrong with a request, and knows the rules about its values. */
+export class Checks extends Violations {
+  /** A collector for a nested message, into the same list. */
+  at(path: string): Checks {
+    return new Checks(`${this.prefix}${path}.`, this);
   }
 
   /** Free text. Postgres stores neither U+0000 nor half of a surrogate pair. */
@@ -100,8 +73,9 @@ export class Violations {
     const keys = Object.keys(labels);
     if (keys.length > maxCount) this.add(field, `must have at most ${maxCount} labels, has ${keys.length}`);
     for (const key of keys.slice(0, LIMITS.labelCount)) {
-      const path = `${field}[${JSON.stringify(key)}]`;
+      const path = `${field}[${JSON.stringify(truncate(key, LIMITS.labelKeyChars))}]`;
       if (key === '') this.add(path, 'the key must not be empty');
+      if (key === PROTO_KEY) this.add(path, NO_PROTO_KEY);
       this.text(path, key, LIMITS.labelKeyChars);
       this.text(path, labels[key] ?? '', LIMITS.labelValueChars);
     }
@@ -159,8 +133,21 @@ function checkJson(value: unknown, depth: number, report: (problem: string) => v
   if (typeof value !== 'object' || value === null) return true;
   if (Array.isArray(value)) return value.every((item) => checkJson(item, depth + 1, report));
   return Object.entries(value).every(
-    ([key, item]) => checkJsonText(key, report) && checkJson(item, depth + 1, report),
+    ([key, item]) =>
+      checkJsonText(key, report) && checkJsonKey(key, report) && checkJson(item, depth + 1, report),
   );
+}
+
+/**
+ * JavaScript's libraries for protobuf and JSON lose an entry of this name, or take it for something else. A client that
+ * never sees what another has stored is worse than one that is told.
+ */
+const PROTO_KEY = '__proto__';
+const NO_PROTO_KEY = `must not have the key ${PROTO_KEY}`;
+
+function checkJsonKey(key: string, report: (problem: string) => void): boolean {
+  if (key === PROTO_KEY) report(NO_PROTO_KEY);
+  return key !== PROTO_KEY;
 }
 
 function checkJsonText(text: string, report: (problem: string) => void): boolean {

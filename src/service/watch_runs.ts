@@ -14,7 +14,7 @@ import { StateStream } from '../watch/state_stream.js';
 import { UntilTerminal } from '../watch/until_terminal.js';
 import type { CallContext, WatchRunsRequest, WatchStream } from './api.js';
 import { runNotFound } from './get_run.js';
-import { Violations } from './validate.js';
+import { Checks } from './validate.js';
 
 interface WatchSources {
   readonly pool: Pool;
@@ -25,7 +25,7 @@ interface WatchSources {
   readonly head: SharedRead<LogHead>;
 }
 
-export function validateWatch(found: Violations, request: WatchRunsRequest): void {
+export function validateWatch(found: Checks, request: WatchRunsRequest): void {
   found.filter('filter', request.filter);
   if (request.bookmarkIntervalMs !== 0) {
     found.durationMs(
@@ -47,7 +47,7 @@ export async function watchRuns(
   request: WatchRunsRequest,
   call: CallContext,
 ): Promise<WatchStream> {
-  const found = new Violations();
+  const found = new Checks();
   validateWatch(found, request);
   found.throwIfAny();
 
@@ -73,7 +73,7 @@ export async function watchRuns(
 }
 
 /** The end of a stream is decided by events of these runs, so the filter must let all of them through. */
-function validateUntilTerminal(found: Violations, filter: RunFilter): void {
+function validateUntilTerminal(found: Checks, filter: RunFilter): void {
   if (filter.runIds.length === 0) found.add('filter.run_ids', 'is required with until_terminal');
   for (const [field, values] of [
     ['stages', filter.stages],

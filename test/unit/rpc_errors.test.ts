@@ -62,22 +62,21 @@ test('all violations and the retry delay arrive', async () => {
   for (const seen of Object.values(await overAll(servers))) assert.equal(seen.retryDelayMs, 2500);
 });
 
-test('an error too large for trailers arrives shortened over gRPC and whole over Connect', async () => {
+test('an error says at most 20 violations and how many more, and fewer over gRPC where they are long', async () => {
   const violations = Array.from({ length: 2000 }, (_, i) => ({
-    field: `requests[${i}]`,
-    description: 'is bad',
+    field: `requests[${i}].labels["${'x'.repeat(150)}"]`,
+    description: 'is bad '.repeat(20),
   }));
   await using servers = await startServers({
-    jobs: { getRun: () => Promise.reject(invalidArgument(violations)) },
+    jobs: { getRun: () => Promise.reject(invalidArgument(violations, 5)) },
   });
-  const seen = await overAll(servers);
-  assert.equal(seen['connect json']?.violations.length, 2000);
-  assert.equal(seen['grpc-web']?.violations.length, 2000);
-  for (const protocol of ['grpc-js', 'grpc over connect']) {
-    const { violations: some, metadata, code } = seen[protocol]!;
-    assert.equal(code, GrpcCode.INVALID_ARGUMENT);
-    assert.ok(some.length > 50, 'most of what fits is kept');
-    assert.equal(some.length + Number(metadata?.['violations_omitted']), 2000);
+  for (const [protocol, seen] of Object.entries(await overAll(servers))) {
+    const isTrailer = protocol === 'grpc-js' || protocol === 'grpc over connect';
+    assert.equal(seen.code, GrpcCode.INVALID_ARGUMENT);
+    assert.match(seen.message, /^requests\[0\].*; and \d+ more$/, protocol);
+    assert.ok(seen.message.length <= 1024, protocol);
+    assert.ok(isTrailer ? seen.violations.length > 5 : seen.violations.length === 20, protocol);
+    assert.equal(seen.violations.length + Number(seen.metadata?.['violations_omitted']), 2005, protocol);
   }
 });
 

@@ -1,7 +1,7 @@
 import type { RunFilter as ProtoFilter } from '../../../gen/baton/v1/filter_pb.js';
 import { MATCH_ALL, type RunFilter } from '../../run/filter.js';
 import { stateFromProto } from './run.js';
-import type { Violations } from './violations.js';
+import type { Violations } from '../../base/violations.js';
 
 export function filterFromProto(
   filter: ProtoFilter | undefined,

@@ -27,7 +27,7 @@ import {
   optionalFinite,
   structToJson,
 } from './values.js';
-import { at, type Violations } from './violations.js';
+import { at, type Violations } from '../../base/violations.js';
 
 /** A definition with every default filled in. What PutPipeline ignores (paused, generation, times) is left out. */
 export function pipelineFromProto(

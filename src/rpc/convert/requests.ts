@@ -12,7 +12,7 @@ import type {
 } from '../../service/api.js';
 import { filterFromProto } from './filter.js';
 import { durationToMs, optionalFinite, structToJson, timestampToDate } from './values.js';
-import { at, type Violations } from './violations.js';
+import { at, type Violations } from '../../base/violations.js';
 
 /** @param path where the message stands in the request that came in; '' for the request itself. */
 export function createRunFromProto(

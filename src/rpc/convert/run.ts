@@ -2,7 +2,7 @@ import type { Claim as ProtoClaim } from '../../../gen/baton/v1/job_service_pb.j
 import { RunState as ProtoState, type Run as ProtoRun } from '../../../gen/baton/v1/run_pb.js';
 import type { Claim, Run, RunState } from '../../run/run.js';
 import { dateToTimestamp, jsonToStruct } from './values.js';
-import type { Violations } from './violations.js';
+import type { Violations } from '../../base/violations.js';
 
 const STATE_TO_PROTO: Readonly<Record<RunState, ProtoState>> = {
   PENDING: ProtoState.PENDING,

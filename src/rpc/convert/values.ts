@@ -1,7 +1,9 @@
 import type { JsonObject as ProtoJsonObject } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs, type Duration, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { JsonObject } from '../../run/run.js';
-import type { Violations } from './violations.js';
+import { LIMITS } from '../../base/limits.js';
+import { truncate } from '../../base/text.js';
+import type { Violations } from '../../base/violations.js';
 
 /** Bounds of the well-known types, see `google/protobuf/timestamp.proto` and `duration.proto`. */
 const TIMESTAMP_MIN_SECONDS = -62_135_596_800n;
@@ -71,7 +73,7 @@ export function optionalFinite(
 
 /**
  * Takes a Struct over as it is, once it holds no number that JSON cannot say: over binary protobuf a Value may be NaN,
- * which `JSON.stringify` would store as null. Walks with a list of its own, since the depth is the caller's choice.
+ * which `JSON.stringify` would store as null. Its depth and its number of values are those that decoding lets through.
  */
 export function structToJson(
   value: ProtoJsonObject | undefined,
@@ -79,22 +81,24 @@ export function structToJson(
   violations: Violations,
 ): JsonObject | undefined {
   if (value === undefined) return undefined;
-  const open: { readonly value: object; readonly path: string }[] = [{ value, path: field }];
-  for (let next = open.pop(); next !== undefined; next = open.pop()) {
-    const isList = Array.isArray(next.value);
-    for (const [key, item] of Object.entries(next.value) as [string, unknown][]) {
-      if (typeof item === 'number' && !Number.isFinite(item)) {
-        violations.add(childPath(next.path, key, isList), 'must be a finite number');
-      } else if (typeof item === 'object' && item !== null) {
-        open.push({ value: item, path: childPath(next.path, key, isList) });
-      }
-    }
-  }
+  refuseInfinite(value, [field], violations);
   return value;
 }
 
-function childPath(path: string, key: string, isList: boolean): string {
-  return isList ? `${path}[${key}]` : `${path}.${key}`;
+/** @param trail the way to this value, of which a path is made only for a violation that is kept */
+function refuseInfinite(value: object, trail: string[], violations: Violations): void {
+  const keys = Array.isArray(value) ? undefined : Object.keys(value);
+  const items: unknown[] = Array.isArray(value) ? value : Object.values(value);
+  for (let index = 0; index < items.length; index += 1) {
+    const item = items[index];
+    const isInfinite = typeof item === 'number' && !Number.isFinite(item);
+    if (!isInfinite && (typeof item !== 'object' || item === null)) continue;
+    const key = keys?.[index];
+    trail.push(key === undefined ? `[${index}]` : `.${truncate(key, LIMITS.violationFieldChars)}`);
+    if (isInfinite) violations.add(() => trail.join(''), 'must be a finite number');
+    else refuseInfinite(item as object, trail, violations);
+    trail.pop();
+  }
 }
 
 /** What the database keeps as jsonb is JSON by construction; the domain's type only does not say so. */

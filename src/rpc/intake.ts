@@ -1,0 +1,213 @@
+import { promisify } from 'node:util';
+import { brotliDecompress, gunzip, inflate } from 'node:zlib';
+import type { DescMessage, Message } from '@bufbuild/protobuf';
+import { BatonError, throwIfAborted } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
+import type { CallSignal } from '../service/api.js';
+import { decode, type Format } from './decode/decode.js';
+import { malformedRequest, messageTooLarge } from './errors.js';
+import { RPC_LIMITS } from './limits.js';
+
+/** The bytes of a request as they came. */
+export interface Payload {
+  readonly bytes: Buffer;
+  /** How they are compressed; `identity` is not at all. */
+  readonly encoding: string;
+  readonly format: Format;
+  /** Their part of the budget, until they have been decoded. */
+  readonly held: Held;
+}
+
+/** The part of the budget that one request has. */
+export interface Held {
+  /** @throws BatonError OVERLOADED when there is no room for so many more bytes */
+  add(bytes: number): void;
+  /** Gives all of it back. */
+  release(): void;
+}
+
+/** Off the event loop, and no further than the limit. */
+const UNPACK: Readonly<
+  Record<string, (bytes: Buffer, limit: { maxOutputLength: number }) => Promise<Buffer>>
+> = {
+  gzip: promisify(gunzip),
+  br: promisify(brotliDecompress),
+  deflate: promisify(inflate),
+};
+
+/** Whether bytes that are compressed like this can be read. */
+export function canUnpack(encoding: string): boolean {
+  return encoding === 'identity' || Object.hasOwn(UNPACK, encoding);
+}
+
+/**
+ * Lets requests in, of all listeners of a server, so that large ones do not hurt others:
+ *
+ * 1. Small requests, nearly all, are decoded at once.
+ * 2. Large ones take turns. One turn holds what keeps the process from everything else (decoding, conversion, the checks
+ *    of the service); after it the others have as long as it took. A compressed request is unpacked in its turn.
+ * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`.
+ * 4. All bytes of requests that wait have a budget. Beyond it, a request is told to come again.
+ */
+export class Intake {
+  readonly #turns = new Turns();
+  readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
+  #heldBytes = 0;
+
+  /** Bytes of requests that are being received or wait to be decoded. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  hold(): Held {
+    let held = 0;
+    const add = (bytes: number): void => {
+      if (this.#heldBytes + bytes > RPC_LIMITS.heldRequestBytes)
+        throw new BatonError('OVERLOADED', 'the server has too many bytes of requests at the moment');
+      held += bytes;
+      this.#heldBytes += bytes;
+    };
+    const release = (): void => {
+      this.#heldBytes -= held;
+      held = 0;
+    };
+    return { add, release };
+  }
+
+  /**
+   * Decodes a request and has it answered.
+   *
+   * @throws BatonError INVALID_ARGUMENT for bytes that are no message of this kind, or one that holds too much
+   */
+  async serve<T>(
+    schema: DescMessage,
+    payload: Payload,
+    signal: CallSignal,
+    answer: (request: Message) => Promise<T>,
+  ): Promise<T> {
+    const { bytes, encoding, format, held } = payload;
+    try {
+      if (bytes.length <= RPC_LIMITS.lightRequestBytes) {
+        const small = encoding === 'identity' ? bytes : await unpackSmall(payload);
+        if (small !== undefined) {
+          held.release();
+          return await answer(decode(schema, small, format));
+        }
+      }
+      return await this.#serveLarge(schema, payload, signal, answer);
+    } finally {
+      held.release();
+    }
+  }
+
+  #serveLarge<T>(
+    schema: DescMessage,
+    payload: Payload,
+    signal: CallSignal,
+    answer: (request: Message) => Promise<T>,
+  ): Promise<T> {
+    const { bytes, encoding, format, held } = payload;
+    const size = encoding === 'identity' ? bytes.length : LIMITS.messageBytes;
+    return this.#huge.use(size > RPC_LIMITS.hugeBytes ? size : 0, (free) =>
+      this.#turns.take(async (begin) => {
+        throwIfAborted(signal);
+        const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
+        if (whole.length <= RPC_LIMITS.hugeBytes) free();
+        begin();
+        const request = decode(schema, whole, format);
+        held.release();
+        return { answer: answer(request) };
+      }),
+    );
+  }
+}
+
+/** Unpacks what stays small; undefined for what does not. */
+async function unpackSmall(payload: Payload): Promise<Buffer | undefined> {
+  try {
+    return await unpack(payload, RPC_LIMITS.lightRequestBytes);
+  } catch (error) {
+    if (isTooLarge(error)) return undefined;
+    throw error;
+  }
+}
+
+async function unpack({ bytes, encoding }: Payload, limit: number): Promise<Buffer> {
+  try {
+    return await unpackBytes(bytes, encoding, limit);
+  } catch (error) {
+    if (isTooLarge(error)) throw limit < LIMITS.messageBytes ? error : messageTooLarge();
+    throw malformedRequest(`the message cannot be decompressed: ${(error as Error).message}`);
+  }
+}
+
+/** @throws Error where they are broken, compressed in a way that is not known, or become more than `limit` */
+export async function unpackBytes(bytes: Buffer, encoding: string, limit: number): Promise<Buffer> {
+  if (encoding === 'identity') return bytes;
+  const unpackThis = UNPACK[encoding];
+  if (unpackThis === undefined) throw new Error(`${encoding} is not known`);
+  return unpackThis(bytes, { maxOutputLength: limit });
+}
+
+function isTooLarge(error: unknown): boolean {
+  return (error as { code?: unknown }).code === 'ERR_BUFFER_TOO_LARGE';
+}
+
+/** One after the other, with a pause for everybody else behind each that is as long as it was. */
+class Turns {
+  #last: Promise<unknown> = Promise.resolve();
+
+  /**
+   * @param work calls `begin` where it begins to keep the process busy. What it answers with is waited for by the caller
+   *   alone.
+   */
+  take<T>(work: (begin: () => void) => Promise<{ answer: Promise<T> }>): Promise<T> {
+    let startMs: number | undefined;
+    const begin = (): void => void (startMs = performance.now());
+    const done = this.#last.then(() => work(begin));
+    const pause = async (): Promise<void> => {
+      const busyMs = startMs === undefined ? 0 : performance.now() - startMs;
+      await new Promise((resolve) => setTimeout(resolve, busyMs));
+    };
+    this.#last = done.then(pause, pause);
+    return done.then(({ answer }) => answer);
+  }
+}
+
+/** Room that is given out in the order of who came; whoever wants more than all of it gets it alone. */
+class Room {
+  #used = 0;
+  readonly #waiting: { readonly size: number; readonly enter: () => void }[] = [];
+
+  constructor(private readonly size: number) {}
+
+  /** @param work may give its room back before it ends */
+  async use<T>(size: number, work: (free: () => void) => Promise<T>): Promise<T> {
+    let held = size;
+    if (size > 0) await new Promise<void>((enter) => this.#enter(size, enter));
+    const free = (): void => {
+      this.#used -= held;
+      held = 0;
+      this.#next();
+    };
+    try {
+      return await work(free);
+    } finally {
+      free();
+    }
+  }
+
+  #enter(size: number, enter: () => void): void {
+    this.#waiting.push({ size, enter });
+    this.#next();
+  }
+
+  #next(): void {
+    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+      if (this.#used > 0 && this.#used + first.size > this.size) return;
+      this.#waiting.shift();
+      this.#used += first.size;
+      first.enter();
+    }
+  }
+}

@@ -14,6 +14,11 @@ export function toPayload(what: string, value: unknown, maxBytes: number): JsonO
   const payload = JSON.parse(text) as JsonObject;
   if (!isNestedAtMost(payload, LIMITS.jsonDepth))
     throw new TypeError(`${what} is nested deeper than ${LIMITS.jsonDepth}`);
+  const values = countValues(payload);
+  if (values > LIMITS.structValues)
+    throw new TypeError(`${what} holds ${values} values, ${LIMITS.structValues} are allowed`);
+  if (hasProtoKey(payload))
+    throw new TypeError(`${what} has the key __proto__, which would be lost on its way`);
   return payload;
 }
 
@@ -30,6 +35,17 @@ function stringify(what: string, value: unknown): string {
 function isNestedAtMost(value: unknown, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return true;
   return depth > 0 && Object.values(value).every((inner) => isNestedAtMost(inner, depth - 1));
+}
+
+function countValues(value: unknown): number {
+  if (typeof value !== 'object' || value === null) return 0;
+  const items = Object.values(value);
+  return items.reduce((count: number, inner) => count + countValues(inner), items.length);
+}
+
+function hasProtoKey(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return Object.hasOwn(value, '__proto__') || Object.values(value).some(hasProtoKey);
 }
 
 /** A text that the service takes: without U+0000 and halves of characters, and cut where it is too long. */

@@ -1,6 +1,6 @@
 import { isIPv4, isIPv6 } from 'node:net';
 import { cors } from '@connectrpc/connect';
-import { truncate } from './errors.js';
+import { truncate } from '../base/text.js';
 import { addVary, pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { PAGE_PATH } from './page.js';
 import { refuseAtGate } from './refusals.js';

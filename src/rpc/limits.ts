@@ -36,7 +36,7 @@ export const RPC_LIMITS = {
   lightRequestBytes: 32 * 1024,
   /** Larger than any request but a batch. Of these, so many bytes may be on their way through the service. */
   hugeBytes: 4 * 1024 * 1024,
-  hugeRequestBytes: 32 * 1024 * 1024,
+  hugeRequestBytes: 16 * 1024 * 1024,
   /** Bytes of requests that are being received or wait for their turn. */
   heldRequestBytes: 256 * 1024 * 1024,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */

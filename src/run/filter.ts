@@ -27,7 +27,9 @@ const within = <T>(values: readonly T[], value: T): boolean => values.length ===
 function matchesIdentity(filter: RunFilter, run: Run): boolean {
   if (!within(filter.runIds, run.id) || !within(filter.pipelines, run.pipeline)) return false;
   if (filter.repository !== '' && filter.repository !== run.repository) return false;
-  return Object.entries(filter.labels).every(([key, value]) => run.labels[key] === value);
+  return Object.entries(filter.labels).every(
+    ([key, value]) => Object.hasOwn(run.labels, key) && run.labels[key] === value,
+  );
 }
 
 function matchesPlace(filter: RunFilter, stage: string, status: string, state: RunState): boolean {

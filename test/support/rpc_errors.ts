@@ -38,12 +38,14 @@ export function fromGrpc(error: unknown): SeenError {
   const [bytes] = metadata?.get('grpc-status-details-bin') ?? [];
   if (!Buffer.isBuffer(bytes)) return seen(code, details, undefined, undefined, undefined);
   const status = fromBinary(StatusSchema, bytes);
-  if (status.code !== code || status.message !== details) throw new Error('status and trailers disagree');
+  // grpc-js decodes less of the message than connect encodes.
+  const shown = [status.message, decodeURI(encodeURIComponent(status.message.toWellFormed()))];
+  if (status.code !== code || !shown.includes(details)) throw new Error('status and trailers disagree');
   const find = <T>(unpack: (any: (typeof status.details)[number]) => T | undefined): T | undefined =>
     status.details.map(unpack).find((m) => m !== undefined);
   return seen(
     code,
-    details,
+    status.message,
     find((any) => anyUnpack(any, ErrorInfoSchema)),
     find((any) => anyUnpack(any, BadRequestSchema)),
     find((any) => anyUnpack(any, RetryInfoSchema)),

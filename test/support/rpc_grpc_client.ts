@@ -13,6 +13,7 @@ import {
   credentials,
   Metadata,
   type CallOptions,
+  type ClientOptions,
   type ClientReadableStream,
   type ServiceError,
 } from '@grpc/grpc-js';
@@ -21,8 +22,8 @@ import {
 export class GrpcJsClient {
   readonly #client: Client;
 
-  constructor(address: string) {
-    this.#client = new Client(address, credentials.createInsecure());
+  constructor(address: string, options: ClientOptions = {}) {
+    this.#client = new Client(address, credentials.createInsecure(), options);
   }
 
   close(): void {

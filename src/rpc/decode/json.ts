@@ -74,7 +74,11 @@ function detachField(
     if (Array.isArray(value)) detachItems(field, value, path, detached, measure);
     return false;
   }
-  if (!isObject(value)) return false;
+  if (!isObject(value)) {
+    if (field.kind === 'struct' && value !== null)
+      measure.violations.add(() => measure.path(), 'must be an object');
+    return false;
+  }
   if (field.message !== undefined) {
     detach(field.message, value, path, detached, measure);
     return false;

@@ -14,7 +14,7 @@ import { compareAll, Rig, Sim } from '../worker_model/rig.js';
 import { fc, SEED } from '../support/seed.js';
 
 /** So many lists of commands, the same ones each time, or by hand as many as there is time for. */
-const LISTS = 6;
+const LISTS = 8;
 const SECONDS = Number(process.env['BATON_MODEL_SECONDS'] ?? 0);
 const PATH = process.env['BATON_MODEL_PATH'];
 const REPLAY = process.env['BATON_MODEL_REPLAY'];

@@ -1,4 +1,8 @@
-import { createServer as createHttp1Server, type Server as Http1Server } from 'node:http';
+import {
+  createServer as createHttp1Server,
+  type RequestListener,
+  type Server as Http1Server,
+} from 'node:http';
 import { createServer as createHttp2Server, type Http2Server, type ServerHttp2Session } from 'node:http2';
 import {
   createServer as createTcpServer,
@@ -12,6 +16,7 @@ import { Connections } from './connections.js';
 import { createEventStreamHandler } from './event_stream.js';
 import { admit, type GateRules } from './gate.js';
 import type { GrpcRegistry } from './grpc_services.js';
+import { watchHalfClose } from './half_close.js';
 import type { Handlers } from './handlers.js';
 import { RPC_LIMITS } from './limits.js';
 import { Intake } from './intake.js';
@@ -52,7 +57,10 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
   };
   const gate = options.gate ?? NO_NAMES;
   const dispatch = createDispatch(options);
-  const http1 = createHttp1(onRequest);
+  const http1 = createHttp1((request, response) => {
+    watchHalfClose(request, response);
+    onRequest(request, response);
+  });
   const http2 = createHttp2(onRequest, options);
   const tcp = createTcp((socket) => {
     connections.add(socket);
@@ -123,7 +131,7 @@ function createTcp(onConnection: (socket: Socket) => void): TcpServer {
 }
 
 /** These timeouts bound how long a request may take to arrive; an answer may take as long as it likes. */
-function createHttp1(onRequest: OnRequest): Http1Server {
+function createHttp1(onRequest: RequestListener): Http1Server {
   const server = createHttp1Server(
     {
       headersTimeout: RPC_LIMITS.headersTimeoutMs,
@@ -134,6 +142,8 @@ function createHttp1(onRequest: OnRequest): Http1Server {
     },
     onRequest,
   );
+  // Without it an answer that is not there yet is dropped when the client closes its side, see `watchHalfClose`.
+  Object.assign(server, { httpAllowHalfOpen: true });
   // A server that never listens itself starts the check of its timeouts with this event only.
   server.emit('listening');
   return server;

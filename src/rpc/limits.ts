@@ -13,6 +13,11 @@ export const RPC_LIMITS = {
   requestTimeoutMs: 120_000,
   /** Longer than the idle time of common load balancers (60 s), so that they close first and no request is lost. */
   keepAliveTimeoutMs: 75_000,
+  /**
+   * When a client that has closed its side is asked whether it is still there. What it is given within the round trip
+   * behind the first may be lost unseen; within the last a client has answered that is not further away than this.
+   */
+  halfClosedProbesMs: [0, 20, 100, 500],
   /** HTTP/2 PING: how often, and how long an answer may take before the connection counts as dead. */
   pingIntervalMs: 60_000,
   pingTimeoutMs: 20_000,

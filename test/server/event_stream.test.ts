@@ -138,7 +138,9 @@ void test('only GET is allowed, only here, and no other origin is invited', asyn
     await response.text();
   }
   assert.equal((await fetch(`${servers.url}/v1/events/x`)).status, 404);
-  const stream = await new EventsReader(servers.url, '', { origin: 'http://elsewhere.example' }).end();
+  const elsewhere = await new EventsReader(servers.url, '', { origin: 'http://elsewhere.example' }).end();
+  assert.deepEqual([elsewhere.status, elsewhere.headers.get('access-control-allow-origin')], [403, null]);
+  const stream = await new EventsReader(servers.url, '').end();
   const names = [
     'cache-control',
     'x-accel-buffering',
@@ -147,7 +149,7 @@ void test('only GET is allowed, only here, and no other origin is invited', asyn
   ];
   assert.deepEqual(
     names.map((name) => stream.headers.get(name)),
-    ['no-store', 'no', 'nosniff', null],
+    ['no-store, no-transform', 'no', 'nosniff', null],
   );
 });
 

@@ -26,9 +26,14 @@ const FLAGS = [
   ],
 ];
 
-export async function openBrowser(program: string, url: string): Promise<Browser> {
+/** @param flags beside those that each page gets */
+export async function openBrowser(
+  program: string,
+  url: string,
+  flags: readonly string[] = [],
+): Promise<Browser> {
   const home = await mkdtemp(join(tmpdir(), 'baton-browser-'));
-  const child = spawn(program, [...FLAGS, `--user-data-dir=${home}`, url], {
+  const child = spawn(program, [...FLAGS, ...flags, `--user-data-dir=${home}`, url], {
     stdio: 'ignore',
     // Its helpers are in the same group, and end with it.
     detached: true,

@@ -39,7 +39,9 @@ export enum ErrorReason {
   /**
    * INVALID_ARGUMENT. The request breaks a rule that a comment of this package states, whatever the state of
    * the database. `BadRequest.field_violations` lists all violations with their paths in the names of this
-   * package (`requests[3].labels["a"]`). Do not retry; correct the request.
+   * package (`requests[3].labels["a"]`), the first 20 of them, and fewer where they would not fit into a
+   * trailer. Metadata: `violations_omitted`, how many more there are. A path longer than 200 characters is cut.
+   * Also what cannot be read at all, or is larger than a request may be. Do not retry; correct the request.
    *
    * @generated from enum value: ERROR_REASON_INVALID_ARGUMENT = 1;
    */
@@ -151,8 +153,8 @@ export enum ErrorReason {
   SLOW_CONSUMER = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. The server is at a limit of its own (queue, streams, waiting claims). Nothing was
-   * changed. Retry after `RetryInfo.retry_delay` with growing, jittered delays.
+   * RESOURCE_EXHAUSTED. The server is at a limit of its own (queue, streams, waiting claims, bytes of requests
+   * that it is reading). Nothing was changed. Retry after `RetryInfo.retry_delay` with growing, jittered delays.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 15;
    */

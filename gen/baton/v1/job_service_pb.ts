@@ -1331,7 +1331,7 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  * and a call is answered when its change is durable. Times are those of the database's clock.
  *
  * Every call:
- * - may fail with INVALID_ARGUMENT (INVALID_ARGUMENT; all violations are listed), OVERLOADED
+ * - may fail with INVALID_ARGUMENT (INVALID_ARGUMENT; all violations are listed, up to 20), OVERLOADED
  *   (RESOURCE_EXHAUSTED), DATABASE_UNAVAILABLE and SERVER_STOPPING (UNAVAILABLE), UNAUTHENTICATED,
  *   PERMISSION_DENIED, CANCELED (CANCELLED), DEADLINE_EXCEEDED, NOT_IMPLEMENTED (UNIMPLEMENTED) and INTERNAL.
  *   See ErrorReason; the RPCs name only the others.
@@ -1341,9 +1341,15 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  * - counts the length of strings in UTF-16 code units unless a limit is given in bytes; KiB and MiB are those
  *   of the UTF-8 JSON text. U+0000 in any string, also inside a Struct, is INVALID_ARGUMENT. A Struct may be
  *   nested 30 deep, which is what the decoders of most languages accept.
+ * - takes at most 65,536 values in a Struct, where each member of an object and each item of a list is one,
+ *   and 250,000 values in a whole request, where each field that is set is one too. More is INVALID_ARGUMENT.
+ * - keeps the keys of labels and of a Struct exactly, but for `__proto__`: libraries for JavaScript lose it, so
+ *   that it is INVALID_ARGUMENT, also in a filter. An object in JSON that names a member twice is too.
  * - takes durations and times in whole milliseconds: a time is cut to one, a duration rounded up. Negative
  *   durations are INVALID_ARGUMENT.
- * - takes requests of at most 16 MiB; a larger one is refused by the transport with RESOURCE_EXHAUSTED.
+ * - takes requests of at most 16 MiB, also when they are decompressed; a larger one is INVALID_ARGUMENT, over
+ *   every protocol: it would be as large the next time. The message of a Connect GET has at most 16 KiB and is
+ *   not compressed. A server that has too many bytes of requests at the moment answers with OVERLOADED.
  *   Responses are as large as the runs in them, and a gRPC client accepts only 4 MiB unless it is told
  *   otherwise: raise that, or ask for few runs at once.
  *

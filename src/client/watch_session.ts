@@ -36,6 +36,9 @@ export class WatchSession {
     this.#handled = handled === undefined ? undefined : BigInt(handled);
     this.#wantsState = options.includeState ?? false;
     this.#checker = new WatchChecker(letsEveryChangeThrough(options.filter));
+    // Over a transport that speaks JSON it would be lost, and the watch be of more than was asked for.
+    if (Object.hasOwn(options.filter?.labels ?? {}, '__proto__'))
+      throw new TypeError('filter.labels has the key __proto__, which no run can bear');
   }
 
   /** Begins another call and gives its request. */

@@ -92,7 +92,7 @@ describeOnEveryPostgres('keys of labels and objects', (open) => {
       seen: { labels: object; input?: JsonObject | undefined } | undefined,
       what: string,
     ): void => {
-      assert.deepEqual(Object.entries(seen?.labels ?? {}).sort(), Object.entries(labels).sort(), what);
+      assert.deepEqual(new Map(Object.entries(seen?.labels ?? {})), new Map(Object.entries(labels)), what);
       if (seen?.input !== undefined) assert.deepEqual(seen.input, input, what);
     };
     for (const [name, jobs] of Object.entries({ grpc: baton.jobs, json: baton.httpJobs })) {
@@ -121,7 +121,9 @@ describeOnEveryPostgres('keys of labels and objects', (open) => {
     const query = new URLSearchParams({ after: 'oldest', run_id: id, until_terminal: 'true' });
     for (const [key, value] of Object.entries(labels)) query.append('label', `${key}=${value}`);
     await baton.jobs.cancelRun({ runId: id });
-    const lines = (await (await fetch(`${baton.httpUrl}/v1/events?${query}`)).text()).trim().split('\n');
+    const lines = (await (await fetch(`${baton.httpUrl}/v1/events?${query.toString()}`)).text())
+      .trim()
+      .split('\n');
     const events = lines.map((line) => JSON.parse(line) as { event?: { run: { labels: object } } });
     const runs = events.flatMap(({ event }) => event?.run ?? []);
     assert.ok(runs.length >= 2);

@@ -2,6 +2,7 @@ import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { GROUP_MUTANTS } from './groups.js';
 import type { Mutant } from './mutant.js';
 import { PLAN_MUTANTS } from './plans.js';
+import { REQUEST_MUTANTS } from './requests.js';
 import { SCHEDULE_MUTANTS } from './schedules.js';
 import { TOKEN_MUTANTS } from './tokens.js';
 import { WATCH_MUTANTS } from './watch.js';
@@ -16,4 +17,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...SCHEDULE_MUTANTS,
   ...GROUP_MUTANTS,
   ...TOKEN_MUTANTS,
+  ...REQUEST_MUTANTS,
 ];

@@ -1,0 +1,71 @@
+import { edit, type Mutant } from './mutant.js';
+
+const MEASURE = 'dist/src/rpc/decode/measure.js';
+const INTAKE = 'dist/src/rpc/intake.js';
+const VIOLATIONS = 'dist/src/base/violations.js';
+
+const everyWay = (name: string): string => `${name}: is refused by every way it can come`;
+
+/** Ways to let one request hurt others, or to lose a key of it. */
+export const REQUEST_MUTANTS: readonly Mutant[] = [
+  ...[
+    {
+      name: 'values of a request are not counted',
+      edits: [edit(MEASURE, 'this.#values <= LIMITS.requestValues', 'true')],
+      caughtBy: everyWay('fields that nobody knows'),
+    },
+    {
+      name: 'values of an object are not counted',
+      edits: [edit(MEASURE, 'count > LIMITS.structValues', 'false')],
+      caughtBy: everyWay('an object with too much in it'),
+    },
+    {
+      name: 'items of a list are not counted',
+      edits: [edit(MEASURE, 'this.violations.add(path, ', 'void (')],
+      caughtBy: everyWay('empty labels'),
+    },
+    {
+      name: 'every violation is kept',
+      edits: [
+        edit(VIOLATIONS, 'this.leftOut.length === 0 && this.kept.length >= LIMITS.violations', 'false'),
+        edit(VIOLATIONS, 'if (this.kept.length >= LIMITS.violations)', 'if (false)'),
+        edit('dist/src/base/errors.js', 'violations.slice(0, LIMITS.violations)', 'violations'),
+      ],
+      caughtBy: everyWay('wrong numbers under a long key'),
+    },
+    {
+      name: 'a GET has any length',
+      edits: [edit('dist/src/rpc/connect_body.js', 'if (bytes.length <= limit)', 'if (true)')],
+      caughtBy: 'a GET has its message as it is, and at most 16 KiB of it',
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'unit/rpc_limits' })),
+  ...[
+    {
+      name: 'large requests are decoded at the same time',
+      edits: [edit(INTAKE, 'this.#last = done.then(pause, pause)', 'void pause')],
+      caughtBy: 'large requests take turns in their order, with a turn of the event loop between two',
+    },
+    {
+      name: 'huge requests have no bound together',
+      edits: [edit(INTAKE, 'this.#used > 0 && this.#used + first.size > this.size', 'false')],
+      caughtBy: 'of huge requests only as many are with the service as fit, and large ones pass by',
+    },
+    {
+      name: 'bytes of requests have no budget',
+      edits: [edit(INTAKE, 'this.#heldBytes + bytes > RPC_LIMITS.heldRequestBytes', 'false')],
+      caughtBy: 'bytes that wait have a budget, and beyond it a request is told to come again',
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'unit/intake' })),
+  {
+    name: 'an entry is assigned whatever its key is called',
+    edits: [edit('dist/src/rpc/decode/plan.js', "if (key !== '__proto__')", 'if (true)')],
+    testFile: 'server/odd_keys',
+    caughtBy: 'of a filter never select more than they say',
+  },
+  {
+    name: 'the last of two members of one name counts',
+    edits: [edit('dist/src/rpc/decode/json.js', 'countJson(json) === counted', 'true')],
+    testFile: 'unit/rpc_decode',
+    caughtBy: 'that names a member twice is refused: what the first asked for would not be heard',
+  },
+];

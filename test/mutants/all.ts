@@ -1,5 +1,6 @@
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { GROUP_MUTANTS } from './groups.js';
+import { HTTP_MUTANTS } from './http.js';
 import type { Mutant } from './mutant.js';
 import { PLAN_MUTANTS } from './plans.js';
 import { REQUEST_MUTANTS } from './requests.js';
@@ -18,4 +19,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...GROUP_MUTANTS,
   ...TOKEN_MUTANTS,
   ...REQUEST_MUTANTS,
+  ...HTTP_MUTANTS,
 ];

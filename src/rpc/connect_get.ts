@@ -1,5 +1,4 @@
-import type { BatonError, FieldViolation } from '../base/errors.js';
-import { invalidArgument } from '../base/errors.js';
+import { invalidArgument, type BatonError, type FieldViolation } from '../base/errors.js';
 
 const ENCODINGS = ['json', 'proto'];
 

@@ -309,7 +309,7 @@ void describe('streams', { skip: POSTGRES === undefined && 'run the tests with `
   for (const way of WAYS) {
     void test(`${way}: long streams end as planned, one by one, and go on from their last token`, async () => {
       const ageMs = { min: 10_000, max: 40_000 };
-      const speed = 20;
+      const speed = 10;
       await start({ speed, limits: { ageMs } });
       const connection = connectOver(way);
       const opened = performance.now();

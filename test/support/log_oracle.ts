@@ -28,11 +28,15 @@ export class Oracle {
     this.#slot = slot;
   }
 
-  /** Begins to witness. A slot waits for the transactions that are open in the whole cluster, other tests' too. */
+  /**
+   * Begins to witness. A slot waits for the transactions that are open in the whole cluster, other tests' too, which takes
+   * longer than a session of Baton waits for locks.
+   */
   static async open(db: TestDatabase): Promise<Oracle> {
+    const client = await db.connect();
     const slot = `oracle_${new URL(db.url).pathname.slice(1)}`;
     await within(
-      db.pool.query(`select pg_create_logical_replication_slot($1, 'test_decoding')`, [slot]),
+      client.query(`select pg_create_logical_replication_slot($1, 'test_decoding')`, [slot]),
       'a replication slot',
       60_000,
     );

@@ -25,11 +25,25 @@ export function toPayload(what: string, value: unknown, maxBytes: number): JsonO
 /** Also undefined and functions, which have no text. */
 function stringify(what: string, value: unknown): string {
   try {
-    return JSON.stringify(value) ?? '';
+    return JSON.stringify(value, refuseLargeIntegers) ?? '';
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw new TypeError(`${what} has no JSON form: ${why}`, { cause: error });
   }
+}
+
+/** From here on JavaScript writes a number with an exponent, and nobody takes it for an integer. */
+const EXPONENT_FROM = 1e21;
+
+/** The numbers of a payload are doubles, and JSON has no bigint: what has lost digits, or would, must not get out. */
+function refuseLargeIntegers(key: string, value: unknown): unknown {
+  const isLarge =
+    typeof value === 'bigint' ||
+    (Number.isInteger(value) && !Number.isSafeInteger(value) && Math.abs(Number(value)) < EXPONENT_FROM);
+  if (!isLarge) return value;
+  const where = key === '' ? 'the value' : `the value of ${JSON.stringify(key)}`;
+  const why = typeof value === 'bigint' ? 'is a bigint' : 'is an integer beyond 2^53, which loses digits';
+  throw new TypeError(`${where} ${why}: give it as a string`);
 }
 
 function isNestedAtMost(value: unknown, depth: number): boolean {

@@ -3,6 +3,7 @@ import { systemClock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import { toStoreError } from './store_error.js';
+import { JSONB, parseJsonb } from './jsonb.js';
 import { parseTimestamp, TIMESTAMPTZ } from './timestamps.js';
 import { connectingClient, destroySocket, processIdOf, Watchdog, type Watched } from './watchdog.js';
 
@@ -112,11 +113,12 @@ const BEGIN = `begin; set local idle_in_transaction_session_timeout = '5s'`;
 
 const INT8 = 20;
 
-/** int8 as bigint: revisions and versions do not fit a number for ever. */
+/** int8 as bigint: revisions and versions do not fit a number for ever. Of jsonb and times see their parsers. */
 export const types: pg.CustomTypesConfig = {
   getTypeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
     if (oid === INT8 && format !== 'binary') return BigInt;
     if (oid === TIMESTAMPTZ && format !== 'binary') return parseTimestamp;
+    if (oid === JSONB && format !== 'binary') return parseJsonb;
     return pg.types.getTypeParser(oid, format) as (value: string) => unknown;
   },
 };

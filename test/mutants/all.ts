@@ -1,6 +1,7 @@
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { GROUP_MUTANTS } from './groups.js';
 import { HTTP_MUTANTS } from './http.js';
+import { JSON_MUTANTS } from './json_rules.js';
 import type { Mutant } from './mutant.js';
 import { PLAN_MUTANTS } from './plans.js';
 import { REQUEST_MUTANTS } from './requests.js';
@@ -20,4 +21,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...TOKEN_MUTANTS,
   ...REQUEST_MUTANTS,
   ...HTTP_MUTANTS,
+  ...JSON_MUTANTS,
 ];

@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DescMessage } from '@bufbuild/protobuf';
-import fc from 'fast-check';
+import { JSON_ROUTES, STREAM_ROUTES } from '../support/raw_requests.js';
+import { startServers } from '../support/rpc_servers.js';
+import { fc } from '../support/seed.js';
 import {
   BatchCreateRunsRequestSchema,
   ClaimNextRequestSchema,
@@ -96,7 +98,7 @@ void test('the times of every day that exist are taken, and no others', () => {
       const exists = !Number.isNaN(date.getTime()) && date.toISOString() === text.replace('Z', '.000Z');
       assert.equal(timestampProblem(text) === undefined, exists, text);
     }),
-    { seed: 11, numRuns: 5000 },
+    { numRuns: 5000 },
   );
 });
 
@@ -230,4 +232,19 @@ void test('on the way to a Struct, JSON and the contract have the same names', (
   };
   for (const { methods } of [JobService, PipelineService]) for (const { input } of methods) visit(input, []);
   assert.ok(structs >= 7, `only ${structs} were found`);
+});
+
+void test('both are refused by every way in which JSON can come, with the fields by name', async () => {
+  await using servers = await startServers({});
+  const target = { grpcAddress: `127.0.0.1:${servers.grpc.port}`, httpUrl: servers.url };
+  const create = '{"scheduleTime": "2026-02-30T00:00:00Z", "input": {"id": 9007199254740993}, "priority": 0}';
+  for (const [name, route] of Object.entries(JSON_ROUTES)) {
+    const { reason, fields, message } = await route(target, 'CreateRun', Buffer.from(create));
+    assert.deepEqual([reason, fields], ['INVALID_ARGUMENT', ['schedule_time', 'input.id']], name);
+    assert.match(message, /must be a day and a time that exist/);
+  }
+  for (const [name, route] of Object.entries(STREAM_ROUTES.json)) {
+    const outcome = await route(target, 'WatchRuns', Buffer.from('{"bookmarkInterval": "10sec"}'));
+    assert.deepEqual([outcome.reason, outcome.fields], ['INVALID_ARGUMENT', ['bookmark_interval']], name);
+  }
 });

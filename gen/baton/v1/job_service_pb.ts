@@ -53,7 +53,8 @@ export type CreateRunRequest = Message<"baton.v1.CreateRunRequest"> & {
   labels: { [key: string]: string };
 
   /**
-   * What the workers are to work on: at most 1 MiB as JSON text; absent stays absent.
+   * What the workers are to work on: at most 1 MiB as JSON text; absent stays absent. Integers beyond 2^53 as
+   * strings.
    *
    * @generated from field: google.protobuf.Struct input = 4;
    */
@@ -465,7 +466,7 @@ export type UpdateStatusRequest = Message<"baton.v1.UpdateStatusRequest"> & {
 
   /**
    * The result of the stage, at most 1 MiB as JSON text. Replaces the run's output; absent leaves it. Allowed
-   * with the done, the error and the current status, else INVALID_ARGUMENT.
+   * with the done, the error and the current status, else INVALID_ARGUMENT. Integers beyond 2^53 as strings.
    *
    * @generated from field: google.protobuf.Struct output = 4;
    */
@@ -497,7 +498,7 @@ export type UpdateStatusRequest = Message<"baton.v1.UpdateStatusRequest"> & {
   /**
    * What the next attempt of this stage should know, at most 64 KiB as JSON text. Replaces the run's
    * checkpoint; absent leaves it. Allowed with every status; without effect with the done status, which
-   * clears it.
+   * clears it. Integers beyond 2^53 as strings.
    *
    * @generated from field: google.protobuf.Struct checkpoint = 8;
    */
@@ -748,7 +749,7 @@ export type LeaseExtension = Message<"baton.v1.LeaseExtension"> & {
 
   /**
    * What the next attempt of this stage should know, at most 64 KiB as JSON text. Replaces the run's
-   * checkpoint; absent leaves it.
+   * checkpoint; absent leaves it. Integers beyond 2^53 as strings.
    *
    * @generated from field: google.protobuf.Struct checkpoint = 5;
    */
@@ -1345,8 +1346,15 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  *   and 250,000 values in a whole request, where each field that is set is one too. More is INVALID_ARGUMENT.
  * - keeps the keys of labels and of a Struct exactly, but for `__proto__`: libraries for JavaScript lose it, so
  *   that it is INVALID_ARGUMENT, also in a filter. An object in JSON that names a member twice is too.
+ * - takes the numbers of a Struct for doubles, which is what they are: an integer beyond 9007199254740991
+ *   (2^53 - 1) has to be a string. In JSON such an integer, written without fraction and exponent, is
+ *   INVALID_ARGUMENT. Binary protobuf cannot hold one: the client's library has rounded it before.
  * - takes durations and times in whole milliseconds: a time is cut to one, a duration rounded up. Negative
- *   durations are INVALID_ARGUMENT.
+ *   durations are INVALID_ARGUMENT. In JSON a time is RFC 3339 with upper case letters, a zone and at most
+ *   nine digits of a second, of a day and a time that exist: 30 February, 24:00 and a second 60 are
+ *   INVALID_ARGUMENT. A duration is a number of seconds with an `s` behind it.
+ * - checks the tokens of pages and of resumes whole: one that was changed, cut or given out for another call is
+ *   INVALID_ARGUMENT. A token is good on every server of its database. It is a place and gives no right.
  * - takes requests of at most 16 MiB, also when they are decompressed; a larger one is INVALID_ARGUMENT, over
  *   every protocol: it would be as large the next time. The message of a Connect GET has at most 16 KiB and is
  *   not compressed. A server that has too many bytes of requests at the moment answers with OVERLOADED.

@@ -23,6 +23,9 @@ export const file_baton_v1_run: GenFile = /*@__PURE__*/
  * of its creation and never change. Everything else changes with the run, and each committed change adds one
  * to `version` and one event to the log. All times are those of the database's clock.
  *
+ * The numbers of `input`, `output` and `checkpoint` are doubles. What plain SQL has stored beyond that is read
+ * as the nearest double, and as the greatest one where it is greater.
+ *
  * @generated from message baton.v1.Run
  */
 export type Run = Message<"baton.v1.Run"> & {

@@ -5,6 +5,8 @@ import { LIMITS } from '../../base/limits.js';
 import { malformedRequest, messageTooLarge } from '../errors.js';
 import { readMessage } from './binary.js';
 import { messageFromJson, refuseRepeatedKeys } from './json.js';
+import { checkIntegers } from './json_integers.js';
+import { checkTimes, type ReportJson } from './json_times.js';
 import { Measure } from './measure.js';
 import { measureBinary } from './measure_binary.js';
 import { measureJson } from './measure_json.js';
@@ -41,7 +43,11 @@ function decodeJson(schema: DescMessage, bytes: Buffer): Message {
   const measure = new Measure();
   const counted = measureJson(bytes, measure);
   if (!isUtf8(bytes)) throw malformedRequest('JSON must be UTF-8');
-  const json: unknown = JSON.parse(bytes.toString());
+  const text = bytes.toString();
+  const json: unknown = JSON.parse(text);
   refuseRepeatedKeys(json, counted);
+  const report: ReportJson = (path, problem) => measure.violations.add(path, problem);
+  checkTimes(schema, json, report);
+  checkIntegers(schema, text, report);
   return messageFromJson(planOf(schema), json, measure);
 }

@@ -57,7 +57,7 @@ const RULES: ReadonlyMap<string, { readonly form: string; readonly problem: type
     ['google.protobuf.Duration', { form: DURATION_FORM, problem: durationProblem }],
   ]);
 
-/** @param path in the names of the `.proto`; made only for a violation that is kept */
+/** @param path in the names of the `.proto`; to be called at once, or not at all */
 export type ReportJson = (path: () => string, problem: string) => void;
 
 /** Reports every time and duration in the JSON of a message that is none. What has another form is not looked at. */
@@ -89,9 +89,7 @@ function judge(message: DescMessage, value: unknown, trail: string[], report: Re
   if (rule === undefined) return visit(message, value, trail, report);
   if (value === null) return;
   const problem = typeof value === 'string' ? rule.problem(value) : rule.form;
-  if (problem === undefined) return;
-  const path = trail.join('.');
-  report(() => path, problem);
+  if (problem !== undefined) report(() => trail.join('.'), problem);
 }
 
 interface FieldWithTimes {

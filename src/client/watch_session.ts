@@ -7,12 +7,10 @@ import {
   type WatchRunsResponse,
 } from '../../gen/baton/v1/job_service_pb.js';
 import type { RunFilterSchema } from '../../gen/baton/v1/filter_pb.js';
+import { batchToken, parseBatchToken } from './batch_token.js';
 import { WatchChecker } from './watch_checks.js';
 import type { WatchTokenError } from './watch_errors.js';
 import type { WatchEvent, WatchItem, WatchReset, WatchRunsOptions } from './watch_types.js';
-
-/** A server's token, and up to which revision the events after it were handled already. */
-const INSIDE_BATCH = /^(.+)~(\d{1,19})$/;
 
 /** What one watch has reached over all its connections: what to ask for next, and what a message has for its reader. */
 export class WatchSession {
@@ -31,9 +29,10 @@ export class WatchSession {
 
   constructor(options: WatchRunsOptions) {
     this.#options = options;
-    const [, token, handled] = INSIDE_BATCH.exec(options.after ?? '') ?? [];
-    this.#token = token ?? options.after ?? '';
-    this.#handled = handled === undefined ? undefined : BigInt(handled);
+    const { after = '' } = options;
+    const inBatch = parseBatchToken(after);
+    this.#token = inBatch?.token ?? after;
+    this.#handled = inBatch?.revision;
     this.#wantsState = options.includeState ?? false;
     this.#checker = new WatchChecker(letsEveryChangeThrough(options.filter));
     // Over a transport that speaks JSON it would be lost, and the watch be of more than was asked for.
@@ -121,7 +120,7 @@ export class WatchSession {
         event,
         run,
         revision: event.revision,
-        resumeToken: isLast ? resumeToken : `${base}~${event.revision}`,
+        resumeToken: isLast ? resumeToken : batchToken(base, event.revision),
       };
     }
   }
@@ -129,7 +128,7 @@ export class WatchSession {
   /** As long as the stream is behind what the reader has handled, a token alone would bring that again. */
   #readerToken(): string {
     if (this.#handled === undefined || this.#revision === undefined) return this.#token;
-    return this.#handled > this.#revision ? `${this.#token}~${this.#handled}` : this.#token;
+    return this.#handled > this.#revision ? batchToken(this.#token, this.#handled) : this.#token;
   }
 
   /** The stream has ended well. @throws WatchProtocolError when it should not have */

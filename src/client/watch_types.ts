@@ -53,7 +53,7 @@ export interface Reconnect {
 
 /**
  * What a watch yields. `resumeToken`, stored together with what was done for the item, continues with exactly the
- * next one: give it to `after`. Inside of a batch it has the form `token~revision`, which only `watchRuns` understands;
+ * next one: give it to `after`. Inside of a batch it has a form of its own, which only `watchRuns` understands;
  * the token of an item of another kind is understood by every client of WatchRuns.
  */
 export type WatchItem = WatchOpened | WatchReset | WatchState | WatchSynced | WatchEvent | WatchBookmark;

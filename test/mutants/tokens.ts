@@ -45,4 +45,9 @@ export const TOKEN_MUTANTS: readonly Mutant[] = [
     edits: [edit(PAGE, 'canonicalJson(scope)', 'JSON.stringify(scope)')],
     caughtBy: 'a page token does not mind in which order a client writes a map',
   },
+  {
+    name: 'the check of a token inside of a batch is not looked at',
+    edits: [edit('dist/src/client/batch_token.js', ' || checksum(place) !== check', '')],
+    caughtBy: 'a token inside of a batch with any bit flipped, cut or longer is no place, to client or server',
+  },
 ].map((mutant) => ({ ...mutant, testFile: 'unit/tokens' }));

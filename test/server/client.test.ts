@@ -5,6 +5,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { RunState } from '../../gen/baton/v1/run_pb.js';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
+import { batchToken } from '../../src/client/batch_token.js';
 import {
   watchRuns,
   WatchProtocolError,
@@ -186,7 +187,7 @@ const LIES: Readonly<
   },
   'a stream that begins behind the place inside of a batch': {
     rule: 'opened',
-    options: { after: 't3~5' },
+    options: { after: batchToken('t3', 5n) },
     scripts: [{ messages: [opened(6n)] }],
   },
   'a stream without OPENED': { rule: 'opened', scripts: [{ messages: [bookmark(3n)] }] },
@@ -269,7 +270,7 @@ void test('every token, also inside of a batch, goes on with exactly the next it
   await first.cancel();
   assert.deepEqual(
     first.items.map((item) => 'resumeToken' in item && item.resumeToken),
-    ['t3', 't3~4', 't3~5', 't8', 't9'],
+    ['t3', batchToken('t3', 4n), batchToken('t3', 5n), 't8', 't9'],
   );
   for (const [index, item] of first.items.slice(0, 3).entries()) {
     const after = 'resumeToken' in item ? item.resumeToken : '';

@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import { BatonError } from '../../src/base/errors.js';
 import { openToken, sealToken } from '../../src/base/sealed_token.js';
+import { batchToken, parseBatchToken } from '../../src/client/batch_token.js';
 import { decodePageToken, encodePageToken, type PageScope } from '../../src/service/page_token.js';
 import { decodeLeaseToken, encodeLeaseToken } from '../../src/store/lease_token.js';
 import { decodeResumeToken, encodeResumeToken } from '../../src/watch/resume_token.js';
@@ -95,6 +96,19 @@ void test('a resume token with any bit flipped, cut or longer is refused', () =>
     assert.deepEqual(decodeResumeToken(token), { epoch: EPOCH, revision });
     for (const text of accidents(token))
       assertRefused('after', () => decodeResumeToken(text), JSON.stringify(text));
+  }
+});
+
+void test('a token inside of a batch with any bit flipped, cut or longer is no place, to client or server', () => {
+  const token = encodeResumeToken({ epoch: EPOCH, revision: 7n });
+  const inBatch = batchToken(token, 12_345n);
+  assert.deepEqual(parseBatchToken(inBatch), { token, revision: 12_345n });
+  for (const text of accidents(inBatch)) {
+    const found = parseBatchToken(text);
+    const place = found?.token ?? text;
+    // What is cut from the beginning may leave the server's token: the place that the batch begins at.
+    if (place === token) assert.ok(inBatch.endsWith(text), text);
+    else assertRefused('after', () => decodeResumeToken(place), JSON.stringify(text));
   }
 });
 

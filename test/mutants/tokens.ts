@@ -48,6 +48,7 @@ export const TOKEN_MUTANTS: readonly Mutant[] = [
   {
     name: 'the check of a token inside of a batch is not looked at',
     edits: [edit('dist/src/client/batch_token.js', ' || checksum(place) !== check', '')],
-    caughtBy: 'a token inside of a batch with any bit flipped, cut or longer is no place, to client or server',
+    caughtBy:
+      'a token inside of a batch with any bit flipped, cut or longer is no place, to client or server',
   },
 ].map((mutant) => ({ ...mutant, testFile: 'unit/tokens' }));

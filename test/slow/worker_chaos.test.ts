@@ -19,7 +19,7 @@ const required = process.env['BATON_REQUIRE_ALL'] === '1';
 
 void test(
   'no fault gives a run to two workers, loses one, or takes a change from a stale token',
-  { skip: binDir === undefined && !required ? missing : false, timeout: 360_000 },
+  { skip: binDir === undefined && !required ? missing : false, timeout: 600_000 },
   () =>
     seeded(async (seed) => {
       if (binDir === undefined) throw new Error(missing);

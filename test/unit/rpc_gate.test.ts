@@ -265,13 +265,9 @@ test('nothing is read of a request that is refused, over HTTP/1.1 and HTTP/2', a
       assert.match(answer.body, /"code":"permission_denied".*BATON_HTTP_.*PERMISSION_DENIED/, what);
       assert.equal(answer.headers['access-control-allow-origin'], undefined, what);
     }
-    const malformed = await send(
-      servers.http.port,
-      RPC,
-      'POST',
-      { ...JSON_TYPE, host: 'me@localhost' },
-      '{}',
-    );
+    // From Node 22 on, HTTP/2 itself refuses a user in it.
+    const host = version === 'h1' ? 'me@localhost' : 'localhost:x';
+    const malformed = await send(servers.http.port, RPC, 'POST', { ...JSON_TYPE, host }, '{}');
     assert.equal(malformed.status, 400);
     assert.match(malformed.body, /"code":"invalid_argument"/);
     for (const path of ['/healthz', '/readyz'])

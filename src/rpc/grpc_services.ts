@@ -1,4 +1,4 @@
-import { Duplex, PassThrough, Readable } from 'node:stream';
+import { Duplex, PassThrough } from 'node:stream';
 import {
   create,
   createFileRegistry,
@@ -78,12 +78,12 @@ function addMethod(
       break;
     case 'server_streaming':
       router.rpc(desc as DescMethodServerStreaming, (request, { signal }) =>
-        mapEach(callStream(handleStream, read(request), Readable.from([]), signal), write),
+        mapEach(callStream(handleStream, read(request), none(), signal), write),
       );
       break;
     case 'bidi_streaming':
       router.rpc(desc as DescMethodBiDiStreaming, (requests, { signal }) =>
-        mapEach(callStream(handleStream, undefined, Readable.from(mapEach(requests, read)), signal), write),
+        mapEach(callStream(handleStream, undefined, mapEach(requests, read), signal), write),
       );
       break;
     case 'client_streaming':
@@ -106,36 +106,60 @@ function callUnary(handler: handleUnaryCall<object, object>, request: object): P
 async function* callStream(
   handler: StreamHandler,
   request: object | undefined,
-  requests: Readable,
+  requests: AsyncIterable<object>,
   signal: AbortSignal,
 ): AsyncIterable<object> {
   const answers = new PassThrough({ objectMode: true, highWaterMark: 1 });
-  const call = Object.assign(Duplex.from({ readable: requests, writable: answers }), { request });
+  const call = Object.assign(duplexOf(requests[Symbol.asyncIterator](), answers), { request });
   let failure: Partial<ServiceError> | undefined;
   // A handler ends a stream with a status by this event, behind what it has written.
   call.on('error', (error) => {
     failure = error;
-    call.end();
+    if (call.destroyed) answers.end();
+    else call.end();
   });
+  if (signal.aborted) return;
   // connect leaves a generator standing whose reader has gone.
-  const cancel = (): void => {
+  signal.addEventListener('abort', () => {
     call.emit('cancelled');
     call.destroy();
-    answers.destroy();
-  };
-  if (signal.aborted) return;
-  signal.addEventListener('abort', cancel, { once: true });
+    answers.end();
+  });
   handler(call);
   yield* answers as AsyncIterable<object>;
-  if (failure !== undefined) throw toError(failure);
+  if (failure !== undefined && !signal.aborted) throw toError(failure);
+}
+
+/** `Duplex.from` would end in an error whenever both sides have ended well. */
+function duplexOf(requests: AsyncIterator<object>, answers: PassThrough): Duplex {
+  return new Duplex({
+    objectMode: true,
+    highWaterMark: 1,
+    read() {
+      requests.next().then(
+        ({ done, value }) => this.push(done === true ? null : value),
+        (error: unknown) => this.destroy(error instanceof Error ? error : new Error(String(error))),
+      );
+    },
+    write(answer, _encoding, done) {
+      if (answers.write(answer)) done();
+      else answers.once('drain', done);
+    },
+    final(done) {
+      answers.end();
+      done();
+    },
+  });
 }
 
 function toError(error: Partial<ServiceError>): Error {
-  return error.code === undefined
-    ? (error as Error)
-    : new ConnectError(error.details ?? '', error.code as number);
+  return typeof error.code === 'number'
+    ? new ConnectError(error.details ?? '', error.code as number)
+    : (error as Error);
 }
 
 async function* mapEach<A, B>(source: AsyncIterable<A>, map: (one: A) => B): AsyncIterable<B> {
   for await (const one of source) yield map(one);
 }
+
+async function* none(): AsyncIterable<never> {}

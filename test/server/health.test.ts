@@ -123,6 +123,12 @@ class ReflectionClient {
     return [...found.values()];
   }
 
+  /** Asks nothing more, and waits for the end. */
+  async finish(): Promise<number> {
+    this.#stream.end();
+    return within(this.ended.promise, 'the stream of questions to end');
+  }
+
   close(): void {
     this.#stream.cancel();
     this.#client.close();
@@ -276,6 +282,7 @@ describeOnPostgres('health and reflection', (open) => {
         assert.ok(details.some(({ name }) => name === 'google/rpc/error_details.proto'));
         const { errorResponse } = await client.ask({ fileContainingSymbol: 'baton.v1.Nothing' });
         assert.equal(errorResponse?.errorCode, GrpcCode.NOT_FOUND);
+        assert.equal(await client.finish(), GrpcCode.OK);
         client.close();
       }),
     );

@@ -102,12 +102,22 @@ async function serve(
   values.set(CONTENTS, contents);
   clampTimeout(universal.header);
   const answer = await completeErrors(await route(universal), observer.log);
-  if (isRefusal(answer)) return refuse(request, response, answer.status, route.allowedMethods);
+  if (isRefusal(answer)) {
+    // With the wrong method the content type says nothing, and connect looks at it first.
+    const allowed = methodsOf(route);
+    const status = allowed.includes(request.method ?? '') ? answer.status : 405;
+    return refuse(request, response, status, allowed);
+  }
   await universalResponseToNodeResponse(answer, response);
 }
 
-function isGet({ method }: NodeRequest, { allowedMethods }: UniversalHandler): boolean {
-  return method === 'GET' && allowedMethods.includes('GET');
+function isGet({ method }: NodeRequest, route: UniversalHandler): boolean {
+  return method === 'GET' && methodsOf(route).includes('GET');
+}
+
+/** connect names GET for streams without side effects as well, and takes none. */
+function methodsOf({ method, allowedMethods }: UniversalHandler): readonly string[] {
+  return method.methodKind === 'unary' ? allowedMethods : ['POST'];
 }
 
 /** Wrong method or content type: connect answers with a bare HTTP status. */

@@ -288,6 +288,34 @@ test('who speaks gRPC is told so in the words of gRPC', async () => {
   assert.deepEqual(calls, []);
 });
 
+test('an RPC needs a content type of its own, and GET is for what has no side effects', async () => {
+  const { servers, calls } = await serve();
+  await using _ = servers;
+  const { port } = servers.http;
+  const simple = ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x'];
+  for (const type of [...simple, 'text/plain; application/json', 'application/jsonx', '']) {
+    const headers = type === '' ? HERE : { ...HERE, 'content-type': type };
+    for (const method of ['CreateRun', 'GetRun', 'WatchRuns']) {
+      const answer = await h1(port, `/baton.v1.JobService/${method}`, 'POST', headers, '{}');
+      assert.deepEqual(
+        [answer.status, answer.body.includes('content-type')],
+        [415, true],
+        `${method} ${type}`,
+      );
+    }
+  }
+  const query = GET_RUN.slice(GET_RUN.indexOf('?'));
+  for (const method of ['CreateRun', 'CancelRuns', 'ClaimNext', 'WatchRuns'])
+    for (const verb of ['GET', 'PUT', 'DELETE']) {
+      const answer = await h1(port, `/baton.v1.JobService/${method}${query}`, verb, {
+        ...HERE,
+        ...JSON_TYPE,
+      });
+      assert.deepEqual([answer.status, answer.headers['allow']], [405, 'POST'], `${verb} ${method}`);
+    }
+  assert.deepEqual(calls, []);
+});
+
 test('pages of an allowed origin may ask, send and read, and no others may see the answer', async () => {
   const origin = 'https://app.example.com';
   const { servers, calls } = await serve({ ...NONE, origins: new Set([origin]) });

@@ -11,7 +11,7 @@ import { cleanUpNow } from './support/cleanup.js';
 import { describeMachine, packageVersions, peersInstalled } from './support/machine.js';
 import { formatReport, writeResults } from './support/output.js';
 
-const BENCHES = ['unary', 'batch', 'latency', 'health', 'fanout', 'scale'] as const;
+const BENCHES = ['unary', 'batch', 'latency', 'health', 'fanout', 'scale', 'hurt'] as const;
 const RUNS = 3;
 
 function load(name: string | undefined): Promise<{ bench: Bench }> {
@@ -37,6 +37,7 @@ const { values } = parseArgs({
     'cpu-prof': { type: 'string' },
     out: { type: 'string' },
     ...Object.fromEntries(Object.keys(bench.options).map((key) => [key, { type: 'string' as const }])),
+    ...Object.fromEntries((bench.texts ?? []).map((key) => [key, { type: 'string' as const }])),
     ...Object.fromEntries(
       (bench.flags ?? []).map((key) => [key, { type: 'boolean' as const, default: false }]),
     ),
@@ -69,6 +70,7 @@ const context: Context = {
   serverArgv: profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${String(profile)}`],
   option: (key) => own[key] ?? NaN,
   flag: (key) => flags[key] ?? false,
+  text: (key) => String(values[key] ?? ''),
   progress: (text) => process.stderr.write(`${name}: ${text}\n`),
 };
 try {

@@ -12,6 +12,8 @@ export interface Context {
   readonly option: (name: string) => number;
   /** Whether a flag of its own was given. */
   readonly flag: (name: string) => boolean;
+  /** A text of its own; '' where it was not given. */
+  readonly text: (name: string) => string;
   /** Options of node for the servers, such as those of its profiler. */
   readonly serverArgv: readonly string[];
   /** Says on standard error what is being done. */
@@ -38,6 +40,8 @@ export interface Bench {
   /** Names of numbers that may be set, with the value for a full run and that for `--smoke`. */
   readonly options: Readonly<Record<string, { readonly full: number; readonly smoke: number }>>;
   readonly flags?: readonly string[];
+  /** Names of texts that may be given. */
+  readonly texts?: readonly string[];
   /** Repetitions where nothing else is asked for; default 3. */
   readonly runs?: number;
   /** Settings of PostgreSQL beyond its defaults. */

@@ -14,6 +14,12 @@ export interface ServerPlace {
   readonly grpcPort: number;
 }
 
+/** Of a Baton, which has more than that. */
+export interface BatonPlace extends ServerPlace {
+  readonly httpPort: number;
+  readonly pid: number;
+}
+
 /** Every server answers it with its use. */
 export interface UseQuestion {
   /** Collect garbage before, where node was started with `--expose-gc`: for memory, and not while CPU is measured. */

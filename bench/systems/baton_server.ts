@@ -2,7 +2,7 @@
 import { createLogger } from '../../src/base/log.js';
 import { startServer } from '../../src/server.js';
 import { childArgs, serve } from '../support/ipc.js';
-import type { ServerArgs, ServerPlace, ServerUse, UseQuestion } from '../support/system.js';
+import type { BatonPlace, ServerArgs, ServerUse, UseQuestion } from '../support/system.js';
 
 const { databaseUrl, listen } = childArgs() as ServerArgs;
 const anyPort = { host: '127.0.0.1', port: 0 };
@@ -33,4 +33,5 @@ function use(question: unknown): ServerUse {
   return { cpuMicros: user + system, rssBytes: process.memoryUsage().rss };
 }
 
-serve({ grpcPort: server.grpc.port } satisfies ServerPlace, use, () => server.stop());
+const place: BatonPlace = { grpcPort: server.grpc.port, httpPort: server.http.port, pid: process.pid };
+serve(place, use, () => server.stop());

@@ -51,8 +51,10 @@ class HealthyWorker {
     // It does not wait: what it has created is there.
     const { claims } = await this.#timed(() => jobs.claimNext(where));
     const [claim] = claims;
-    if (claim === undefined || claim.run?.id !== run?.id)
-      return this.#stop(`its run ${run?.id} was not there to be claimed`);
+    if (claim === undefined || claim.run?.id !== run?.id) {
+      const now = await jobs.getRun({ id: run?.id ?? '' });
+      return this.#stop(`its run ${run?.id} was not there to be claimed: it is ${now.run?.status}`);
+    }
     const held = { runId: claim.run?.id ?? '', leaseToken: claim.leaseToken };
     const told = await this.#timed(() => jobs.updateStatus({ ...held, status: AT_WORK, progress: 0.5 }));
     if (told.cancelRequested) return this.#stop(`its run ${held.runId} was canceled, which nobody asked for`);

@@ -5,6 +5,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { HOSTILE } from '../../bench/support/hostile_requests.js';
 import { Program } from '../support/example_ci.js';
 import { temporaryDir } from '../support/process.js';
 import { within } from '../support/wait.js';
@@ -83,6 +84,12 @@ const EXPECTED: Readonly<Record<string, { readonly rows: readonly string[]; read
       ...each(['1', '10', '100'], [' streams, 20/s']),
     ],
     goals: 5,
+  },
+  hurt: {
+    rows: Object.entries(HOSTILE)
+      .flatMap(([name, { ways }]) => ways.map((way) => `${name}, ${way}`))
+      .map((row, index) => `${row}, ${index % 2 === 0 ? 'alone' : 'many at once'}`),
+    goals: 4,
   },
 };
 

@@ -1,8 +1,10 @@
 /** Sends hostile requests, each over a connection of its own, and answers with what became of them. */
 import { connect, constants, type ClientHttp2Session } from 'node:http2';
+import { connect as connectTcp } from 'node:net';
 import { COMPRESS } from '../support/hostile_bytes.js';
 import { HOSTILE, type Way } from '../support/hostile_requests.js';
 import { childArgs, serve } from '../support/ipc.js';
+import { hasPong, LAST_PING, openedAndReset, OPENING } from '../support/rapid_reset.js';
 
 export interface AttackerArgs {
   readonly grpcPort: number;
@@ -26,8 +28,8 @@ export interface Attacked {
 }
 
 /** An answer that takes longer is none. */
-const ANSWER_TIMEOUT_MS = 120_000;
-/** Streams are opened and reset this many at a time, and then the bytes get out. */
+const ANSWER_TIMEOUT_MS = 30_000;
+/** Calls are begun and given up this many at a time, and then the bytes get out. */
 const TURN_STREAMS = 100;
 const { grpcPort, httpPort } = childArgs() as AttackerArgs;
 
@@ -115,38 +117,64 @@ function sendOne(session: ClientHttp2Session, { headers, body }: Prepared): Prom
   });
 }
 
-/** Streams that are reset as soon as they are open, or given up a moment later. */
-async function sendAndReset(
+/** Calls that begin and are given up a moment later. */
+async function sendAndAbort(
   session: ClientHttp2Session,
   prepared: Prepared,
-  attack: Attack,
+  { streams }: Attack,
 ): Promise<string> {
-  const isAbort = attack.way.startsWith('abort');
-  for (let sent = 0; sent < attack.streams && !session.destroyed && !session.closed; sent += TURN_STREAMS) {
-    const streams = Array.from({ length: Math.min(TURN_STREAMS, attack.streams) }, () => {
+  const isOpen = (): boolean => !session.destroyed && !session.closed;
+  for (let sent = 0; sent < streams && isOpen(); sent += TURN_STREAMS) {
+    const opened = Array.from({ length: Math.min(TURN_STREAMS, streams) }, () => {
       const stream = session.request(prepared.headers, { endStream: false });
       stream.on('error', () => undefined);
       // Half a frame: the call has begun and its message never comes.
-      if (isAbort) stream.write(prepared.body.subarray(0, 3));
-      else stream.close(constants.NGHTTP2_CANCEL);
+      stream.write(prepared.body.subarray(0, 3));
       return stream;
     });
-    await new Promise((resolve) => setImmediate(resolve));
-    if (isAbort) for (const stream of streams) stream.close(constants.NGHTTP2_CANCEL);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    for (const stream of opened) stream.close(constants.NGHTTP2_CANCEL);
   }
-  return session.destroyed || session.closed ? 'closed' : 'sent';
+  return isOpen() ? 'aborted' : 'closed';
 }
 
-async function sendCopy(attack: Attack, prepared: Prepared): Promise<{ answer: string; sentBytes: number }> {
+/** Streams that are reset in the moment in which they are opened, until the server has seen them all or closes. */
+function sendResets({ port, headers }: Prepared, { streams }: Attack): Promise<Copy> {
+  const socket = connectTcp(port, '127.0.0.1');
+  return new Promise((resolve) => {
+    let received: Buffer = Buffer.alloc(0);
+    const timer = setTimeout(() => socket.destroy(), ANSWER_TIMEOUT_MS);
+    socket.on('data', (chunk: Buffer) => {
+      received = Buffer.concat([received.subarray(-100), chunk]);
+      if (hasPong(received)) socket.destroy();
+    });
+    socket.on('error', () => undefined);
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve({ answer: hasPong(received) ? 'all seen' : 'closed', sentBytes: socket.bytesWritten });
+    });
+    const resets = openedAndReset(headers[':path'] ?? '', 1, streams);
+    socket.write(Buffer.concat([OPENING, resets, LAST_PING]));
+  });
+}
+
+interface Copy {
+  readonly answer: string;
+  readonly sentBytes: number;
+}
+
+async function sendCopy(attack: Attack, prepared: Prepared): Promise<Copy> {
+  if (attack.way.startsWith('reset')) return sendResets(prepared, attack);
   const session = connect(`http://127.0.0.1:${prepared.port}`);
   session.on('error', () => undefined);
   await new Promise((resolve) => session.once('connect', resolve).once('close', resolve));
   if (session.destroyed) return { answer: 'refused', sentBytes: 0 };
-  const isReset = attack.way.startsWith('reset') || attack.way.startsWith('abort');
   const { socket } = session;
   // The session takes its socket's properties away when it ends.
   const written = (): number => (session.destroyed ? prepared.body.length : socket.bytesWritten);
-  const answer = await (isReset ? sendAndReset(session, prepared, attack) : sendOne(session, prepared));
+  const answer = await (attack.way.startsWith('abort')
+    ? sendAndAbort(session, prepared, attack)
+    : sendOne(session, prepared));
   const sentBytes = written();
   session.destroy();
   return { answer, sentBytes };

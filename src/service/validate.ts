@@ -73,7 +73,7 @@ export class Checks extends Violations {
     const keys = Object.keys(labels);
     if (keys.length > maxCount) this.add(field, `must have at most ${maxCount} labels, has ${keys.length}`);
     for (const key of keys.slice(0, LIMITS.labelCount)) {
-      const path = `${field}[${JSON.stringify(truncate(key, LIMITS.labelKeyChars))}]`;
+      const path = `${field}[${JSON.stringify(truncate(key, LIMITS.violationFieldChars))}]`;
       if (key === '') this.add(path, 'the key must not be empty');
       if (key === PROTO_KEY) this.add(path, NO_PROTO_KEY);
       this.text(path, key, LIMITS.labelKeyChars);

@@ -85,8 +85,10 @@ const EDGES: readonly SqlRequest[] = [
   { input: {} },
   { input: ofBytes(MIB) },
   { input: ofBytes(MIB + 1) },
-  { input: { list: Array.from({ length: MIB / 2 - 6 }, () => 1), x: 'y'.repeat(3) } },
-  { input: { list: Array.from({ length: MIB / 2 }, () => 1) } },
+  { input: { list: Array.from({ length: 65_535 }, () => 1) } },
+  { input: { list: Array.from({ length: 65_536 }, () => 1) } },
+  { input: { a: Array.from({ length: 32_767 }, () => [0]), b: 1 } },
+  { input: { a: Array.from({ length: 32_767 }, () => [0]), b: [1] } },
   { input: nested(30) },
   { input: nested(31) },
   { pipeline: 'X', priority: 99, max_attempts: -5, labels: { '': '' }, trace_parent: 'x' },
@@ -156,6 +158,14 @@ describeOnEveryPostgres('baton.create_run', (open) => {
       if (expected.length > 0) refused += 1;
     }
     assert.ok(refused > 15 && refused < EDGES.length - 15, `${refused} of ${EDGES.length} were refused`);
+  });
+
+  void test('refuses the key __proto__, which a library for JavaScript would not send', async () => {
+    const odd = Object.fromEntries([['__proto__', 'x']]);
+    assert.deepEqual(await violatedParameters(sql({ labels: odd })), ['labels["__proto__"]']);
+    for (const input of [odd, { a: [{ b: [odd] }] }])
+      assert.deepEqual(await violatedParameters(sql({ input })), ['input']);
+    await sql({ input: { a: '"__proto__"', constructor: 1 }, labels: { constructor: '__proto__' } });
   });
 
   void test('refuses what only SQL can say', async () => {

@@ -49,7 +49,8 @@ export interface WorkerErrorContext {
 /**
  * Does the work of one run. What it returns becomes the run's output (nothing leaves the output as it is), and the run
  * goes on to the next stage. What it throws becomes the run's error: to be tried again while attempts are left, unless
- * it is a `FinalFailure`, `RetryLater` or `HandBack`.
+ * it is a `FinalFailure`, `RetryLater` or `HandBack`. The numbers of an output are doubles: a bigint and an integer beyond
+ * 2^53 are refused, and have to be strings.
  */
 export type RunHandler = (run: Run, context: RunContext) => unknown;
 
@@ -67,7 +68,7 @@ export interface RunContext {
   readonly progress: (fraction: number, message?: string, options?: { readonly atOnce?: boolean }) => void;
   /**
    * Keeps what the next attempt of this stage should know: a JSON object of at most 64 KiB, which replaces the one
-   * before. It is durable when the promise resolves.
+   * before, with integers beyond 2^53 as strings. It is durable when the promise resolves.
    *
    * @throws TypeError when it is no such object
    * @throws RunAborted when the run was lost or ended before

@@ -51,6 +51,29 @@ void describe('baton serve with the embedded PostgreSQL', () => {
     }
   };
 
+  void test('the gate knows the names and origins of the settings', async () => {
+    const env = { BATON_HTTP_HOSTS: 'baton.test', BATON_HTTP_ORIGINS: 'https://app.test' };
+    const { httpUrl } = await serve([], { env }).ready();
+    const status = async (...headers: string[]): Promise<string> => {
+      const given = headers.flatMap((header) => ['-H', header]);
+      const { stdout } = await run('curl', [
+        '-s',
+        '-o',
+        '/dev/null',
+        '-w',
+        '%{http_code}',
+        ...given,
+        `${httpUrl}/metrics`,
+      ]);
+      return stdout;
+    };
+    assert.equal(await status(), '200');
+    assert.equal(await status('Host: baton.test'), '200');
+    assert.equal(await status('Host: other.test'), '421');
+    assert.equal(await status('Origin: https://app.test', 'Sec-Fetch-Site: cross-site'), '200');
+    assert.equal(await status('Origin: https://other.test', 'Sec-Fetch-Site: cross-site'), '403');
+  });
+
   void test('starts in an empty directory, and the printed curl works', async () => {
     const server = await serve().ready();
     const command = /^ {2}(curl .*)$/m.exec(server.stdout)?.[1];

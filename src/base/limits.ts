@@ -74,6 +74,12 @@ export const LIMITS = {
   violationChars: 300,
   /** What an error's message says of them. */
   violationsTextChars: 900,
+  /** Where pages, histories and claims end, in bytes as encoded: gRPC clients take 4 MiB unless they are told otherwise. */
+  answerBytes: 3 * 1024 * 1024,
+  /** Bytes of payload, as stored, of all claims that one statement makes for whoever asks at the same time. */
+  claimBytes: 8 * 1024 * 1024,
+  /** A payload that is longer as text is not read: more than three of a run that were accepted can have. */
+  payloadTextBytes: 48 * 1024 * 1024,
   claimWaiters: 20_000,
   /** Stages of which a server remembers how far they are claimed. */
   markedStages: 10_000,

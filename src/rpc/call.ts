@@ -58,7 +58,7 @@ export class ServerCall implements CallContext {
     return this.#onUndelivered !== undefined;
   }
 
-  /** The transport could not send the answer. */
+  /** The answer could not be made or sent. */
   undelivered(): void {
     this.#onUndelivered?.();
   }
@@ -96,7 +96,11 @@ export class ServerCall implements CallContext {
           this.undelivered();
           reject(this.signal.reason);
         },
-        (error: unknown) => reject(this.signal.reason ?? error),
+        (error: unknown) => {
+          // Also where the answer was there and could not be encoded.
+          this.undelivered();
+          reject(this.signal.reason ?? error);
+        },
       );
     });
   }

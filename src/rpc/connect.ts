@@ -1,5 +1,5 @@
 import { constants } from 'node:http2';
-import type { Message } from '@bufbuild/protobuf';
+import { toJson, type DescMessage, type Message } from '@bufbuild/protobuf';
 import {
   Code,
   ConnectError,
@@ -156,11 +156,15 @@ function addRoute(router: ConnectRouter, binding: Binding, observer: Observer, i
     const call = openCall(binding, context, observer);
     const { payload, toThrow } = contentsOf(context);
     try {
-      const answer = await call.run(async () => {
+      const proto = await call.run(async () => {
         if (payload === undefined) throw toThrow;
-        return intake.serve(input, payload, call.signal, (request) => binding.invoke(request, call));
+        const message = await intake.serve(input, payload, call.signal, (request) =>
+          binding.invoke(request, call),
+        );
+        if (payload.format !== 'json') return encodedMessage(output, encode(output, message));
+        tryText(call, output, message);
+        return message;
       });
-      const proto = payload?.format === 'json' ? answer : encodedMessage(output, encode(output, answer));
       call.finish(0);
       if (call.hasUndelivered) watchDelivery(context.values.get(RESPONSE), call);
       return proto;
@@ -168,6 +172,15 @@ function addRoute(router: ConnectRouter, binding: Binding, observer: Observer, i
       throw failure(call, error);
     }
   });
+}
+
+/**
+ * Makes the text of an answer for nothing. Connect makes it itself, and tells nobody but the caller when it cannot: whoever has
+ * to hear of an answer that did not get out would take it for sent.
+ */
+function tryText(call: ServerCall, schema: DescMessage, message: Message): void {
+  if (!call.hasUndelivered) return;
+  toJson(schema, message, ROUTER_OPTIONS.jsonOptions);
 }
 
 /** What the request of a call holds; connect asks for a call only when it has read the request. */

@@ -5,7 +5,9 @@ import type { JsonObject, RunEvent } from './run.js';
 /** Codes of errors that the service itself gives to an attempt; no worker may send them. */
 export const LEASE_EXPIRED = 'LEASE_EXPIRED';
 export const ATTEMPT_TIMED_OUT = 'ATTEMPT_TIMED_OUT';
-export const RESERVED_ERROR_CODES: readonly string[] = [LEASE_EXPIRED, ATTEMPT_TIMED_OUT];
+/** A run whose payload plain SQL has made such that no worker can be given it. */
+export const PAYLOAD_UNREADABLE = 'PAYLOAD_UNREADABLE';
+export const RESERVED_ERROR_CODES: readonly string[] = [LEASE_EXPIRED, ATTEMPT_TIMED_OUT, PAYLOAD_UNREADABLE];
 
 /** The part of an UpdateStatus that says how an attempt ended. */
 export interface ReportedEnd {

@@ -46,6 +46,8 @@ export interface Run {
   readonly endTime: Date | undefined;
   readonly requestId: string;
   readonly traceParent: string;
+  /** Input, output and checkpoint were asked for, and left out because they do not fit the answer. */
+  readonly payloadOmitted: boolean;
 }
 
 /** What a change of a run is known by. */

@@ -53,6 +53,7 @@ export interface ListRunsRequest {
   /** 0 for the default. */
   readonly pageSize: number;
   readonly pageToken: string;
+  readonly includePayload: boolean;
 }
 
 export interface ListRunsResponse {
@@ -166,6 +167,7 @@ export interface ListRunEventsRequest {
   readonly runId: string;
   readonly pageSize: number;
   readonly pageToken: string;
+  readonly includePayload: boolean;
 }
 
 export interface ListRunEventsResponse {

@@ -1,6 +1,8 @@
 import { v7 as uuidV7 } from 'uuid';
 import { BatonError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
+import { shortenRuns } from '../run/run_size.js';
 import type { CallContext, UpdateStatusRequest, UpdateStatusResult } from './api.js';
 import type { GroupCommit, Outcome } from './group_commit.js';
 import { toItem, type Updated, type UpdateItem, type UpdateTexts } from './update_group.js';
@@ -46,9 +48,16 @@ export async function batchUpdateStatus(
   const valid = checked.flatMap((item) => (item instanceof BatonError ? [] : [item]));
   const outcomes = await group.submitAll(valid, call.signal);
   const outcomeOf = new Map(valid.map((item, index) => [item, outcomes[index]]));
-  return checked.map((item) =>
+  const results = checked.map((item) =>
     item instanceof BatonError ? { error: item } : toResult(outcomeOf.get(item), log),
   );
+  return shortenResults(results);
+}
+
+function shortenResults(results: readonly UpdateStatusResult[]): readonly UpdateStatusResult[] {
+  const runs = results.flatMap((result) => ('run' in result ? [result.run] : []));
+  const shortened = shortenRuns(runs, LIMITS.answerBytes).values();
+  return results.map((result) => ('run' in result ? { run: shortened.next().value ?? result.run } : result));
 }
 
 function toResult(outcome: Outcome<Updated> | undefined, log: Logger): UpdateStatusResult {

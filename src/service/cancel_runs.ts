@@ -5,7 +5,7 @@ import { isTerminal, type Run, type RunState } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { cancelRuns as updateRuns } from '../store/sql/cancel_runs.js';
 import { findRuns } from '../store/sql/find_runs.js';
-import { getRun } from '../store/sql/get_run.js';
+import { getBareRun } from '../store/sql/get_run.js';
 import type { BulkRequest, CallContext, CancelRunRequest, CancelRunsResponse } from './api.js';
 import { runNotFound } from './get_run.js';
 import { Checks } from './validate.js';
@@ -17,7 +17,7 @@ export async function cancelRun(db: Queryable, request: CancelRunRequest): Promi
   found.text('reason', request.reason, LIMITS.cancelReasonChars);
   found.throwIfAny();
   const [changed] = await updateRuns(db, [request.runId], request.reason);
-  const run = changed ?? (await getRun(db, request.runId));
+  const run = changed ?? (await getBareRun(db, request.runId));
   if (run === undefined) throw runNotFound(request.runId);
   if (!isTerminal(run.state) && !run.cancelRequested) {
     // It had ended when the statement looked for it, and somebody has retried it since.

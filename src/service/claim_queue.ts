@@ -131,6 +131,11 @@ export function keepCount(queue: StageQueue, { work, unsure }: KnownWork, found:
   queue.work += Math.max(work - found, mayBeMore ? 1 : 0);
 }
 
+/** What is left where there was more than the answers could hold: `left` runs at least, of which none was looked at. */
+export function keepLeft(queue: StageQueue, known: KnownWork, left: number, given: number): void {
+  keepCount(queue, { work: Math.max(known.work, left + given), unsure: true }, given);
+}
+
 /** By the database's clock alone: housekeeping sees to it when it comes due. */
 export function comesLater({ scheduleTime, updateTime }: Run): boolean {
   return scheduleTime !== undefined && scheduleTime > updateTime;

@@ -59,6 +59,8 @@ export interface ClaimedAtOnce {
   readonly claims: readonly Claim[];
   /** They were made before under the same request_id and are still held. */
   readonly repeated: boolean;
+  /** Runs that could be claimed were left, because they would not fit the answers. */
+  readonly isCut: boolean;
 }
 
 /**
@@ -76,7 +78,11 @@ export async function claimAtOnce(
     tx,
     targets.map(({ key, slot }) => ({ ...key, workerId: slot.workerId, requestId: slot.requestId ?? '' })),
   );
-  const results: ClaimedAtOnce[] = held.map((claims = []) => ({ claims, repeated: claims.length > 0 }));
+  const results: ClaimedAtOnce[] = held.map((claims = []) => ({
+    claims,
+    repeated: claims.length > 0,
+    isCut: false,
+  }));
   const stages = new Map<string, { readonly index: number; readonly target: ClaimTarget }[]>();
   targets.forEach((target, index) => {
     if (results[index]?.repeated === true) return;
@@ -89,9 +95,9 @@ export async function claimAtOnce(
     const slots = members.map(({ target }) => target.slot);
     const unlimited = await next.claim(tx, key, slots);
     if (!unlimited.stageKnown) throw unknownStage(key, unlimited.pipelineKnown);
-    const { claims } = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
+    const { claims, left } = unlimited.stageLimited ? await claimWithin(tx, key, slots) : unlimited;
     members.forEach(({ index }, place) => {
-      results[index] = { claims: claims[place] ?? [], repeated: false };
+      results[index] = { claims: claims[place] ?? [], repeated: false, isCut: left > 0 };
     });
   }
   return results;

@@ -1,20 +1,18 @@
 import type { Clock } from '../base/clock.js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
-import type { Logger } from '../base/log.js';
 import type { Claim, Run } from '../run/run.js';
-import { decodeLeaseToken } from '../store/lease_token.js';
 import type { Pool } from '../store/pool.js';
 import type { ClaimResult, ClaimSlot } from '../store/sql/claim_runs.js';
 import { findClaims } from '../store/sql/find_claims.js';
 import type { StageKey } from '../store/sql/find_due_stages.js';
 import type { NewWork } from '../store/sql/read_new_work.js';
-import { releaseClaims } from '../store/sql/release_claims.js';
 import type { OwnWork } from '../watch/own_work.js';
 import {
   comesLater,
   createQueue,
   keepCount,
+  keepLeft,
   keyOf,
   knowsOfNothing,
   requestOf,
@@ -25,14 +23,15 @@ import {
   type StageQueue,
   type Waiter,
 } from './claim_queue.js';
+import type { ClaimAnswers } from './claim_answers.js';
 import { claimWithin, unknownStage } from './claim_within_limits.js';
 import type { NextRuns } from './next_runs.js';
 
 export interface ClaimsOptions {
   readonly pool: Pool;
   readonly next: NextRuns;
+  readonly answers: ClaimAnswers;
   readonly clock: Clock;
-  readonly log: Logger;
   readonly ownWork: OwnWork;
   /** Told when a call begins to wait, so that somebody watches the log for it. */
   readonly onWaiting: () => void;
@@ -233,10 +232,11 @@ export class Claims {
       if (others.length > 0) await this.#serveNew(queue, others, known);
       else keepCount(queue, known, 0);
     } catch (error) {
-      // The statement failed as a whole, so nothing was claimed; each call learns of it and may come again.
+      // Nothing was claimed, or all of it was released; each call learns of it and may come again.
       for (const waiter of others) waiter.fail(error);
     }
     for (const waiter of others) {
+      if (queue.fresh.has(waiter)) continue;
       waiter.inHand = false;
       if (waiter.open) queue.parked.add(waiter);
     }
@@ -289,12 +289,22 @@ export class Claims {
     const result = await this.#claim(queue, slots);
     const asked = slots.reduce((sum, { maxRuns }) => sum + maxRuns, 0);
     const found = result.claims.reduce((sum, claims) => sum + claims.length, 0);
-    if (found === asked) keepCount(queue, known, found);
+    const claims = await this.#options.answers.complete(result.claims);
+    const given = claims.reduce((sum, list) => sum + list.length, 0);
+    // What was left, released or failed was not given, so the stage is not empty.
+    const isCut = result.left > 0 || given < found;
+    if (isCut) keepLeft(queue, known, result.left, given);
+    else if (found === asked) keepCount(queue, known, found);
     if (!result.stageKnown) {
       const error = unknownStage(queue, result.pipelineKnown);
       for (const waiter of [...batch, ...queue.parked]) waiter.fail(error);
     }
-    batch.forEach((waiter, index) => this.#deliver(waiter, result.claims[index] ?? []));
+    batch.forEach((waiter, index) => {
+      const own = claims[index] ?? [];
+      // Who wants no wait looks again, since there is something.
+      if (own.length === 0 && isCut && waiter.open && !waiter.patient) queue.fresh.add(waiter);
+      else this.#deliver(waiter, own);
+    });
   }
 
   async #claim(queue: StageQueue, slots: readonly ClaimSlot[]): Promise<ClaimResult> {
@@ -319,19 +329,11 @@ export class Claims {
     }
   }
 
-  /** Gives runs back whose claim reached nobody; it costs them no attempt. Failure leaves it to the end of the lease. */
-  async handBack(claims: readonly Claim[]): Promise<void> {
-    const leases = claims.flatMap(({ run, leaseToken }) => {
-      const lease = decodeLeaseToken(leaseToken);
-      return lease === undefined ? [] : [{ runId: run.id, lease }];
-    });
-    const work = releaseClaims(this.#options.pool, leases).then(
-      () => undefined,
-      (error: unknown) =>
-        this.#options.log.warn({ err: error, runs: leases.length }, 'claims could not be handed back'),
-    );
+  /** Gives runs back whose claim reached nobody; see `ClaimAnswers.release`. */
+  handBack(claims: readonly Claim[]): Promise<void> {
+    const work = this.#options.answers.release(claims);
     this.#track(work);
-    await work;
+    return work;
   }
 
   /** Answers every waiting call with nothing and waits for the statements that are under way. */

@@ -6,6 +6,7 @@ import { LIMITS } from '../base/limits.js';
 import { canonicalJson } from '../run/json.js';
 import { PIPELINE_DEFAULTS } from '../run/pipeline.js';
 import type { Run } from '../run/run.js';
+import { shortenRuns } from '../run/run_size.js';
 import type { Pool, Queryable } from '../store/pool.js';
 import { createRuns, type NewRun } from '../store/sql/create_runs.js';
 import { findRequests } from '../store/sql/find_requests.js';
@@ -211,7 +212,7 @@ export class CreateRuns {
       ? insertAll(this.#pool, runs)
       : this.#pool.transaction((tx) => insertAll(tx, runs)));
     this.#onCommitted(created);
-    return created;
+    return shortenRuns(created, LIMITS.answerBytes);
   }
 }
 

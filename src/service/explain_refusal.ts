@@ -6,7 +6,7 @@ import type { LeaseKey } from '../store/lease_token.js';
 import type { Queryable } from '../store/pool.js';
 import { findLeaseEnd } from '../store/sql/find_lease_end.js';
 import { getPipeline } from '../store/sql/get_pipelines.js';
-import { getRun } from '../store/sql/get_run.js';
+import { getBareRun } from '../store/sql/get_run.js';
 import { isLeaseLive } from '../store/sql/update_runs.js';
 import type { UpdateStatusRequest } from './api.js';
 import { runNotFound } from './get_run.js';
@@ -47,7 +47,7 @@ export async function explainRefusal(
 ): Promise<Run> {
   // First, because it waits for a change that is under way; what is read after it shows that change.
   const isLive = await isLeaseLive(db, request.runId, lease);
-  const run = await getRun(db, request.runId);
+  const run = await getBareRun(db, request.runId);
   if (run === undefined) throw runNotFound(request.runId);
   const pipeline = await getPipeline(db, run.pipeline);
   if (isLive && pipeline !== undefined) {

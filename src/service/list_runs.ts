@@ -1,3 +1,5 @@
+import { LIMITS } from '../base/limits.js';
+import { fitRuns } from '../run/run_size.js';
 import type { Queryable } from '../store/pool.js';
 import { listRuns as selectRuns } from '../store/sql/list_runs.js';
 import { assertSameLog, encodeResumeToken } from '../watch/resume_token.js';
@@ -23,11 +25,12 @@ export async function listRuns(db: Queryable, request: ListRunsRequest): Promise
   found.throwIfAny();
   const scope = ['ListRuns', request.filter] as const;
   const before = decodePageToken(request.pageToken, scope, isUuid);
-  // One more than asked for tells whether there is another page.
-  const page = await selectRuns(db, request.filter, before?.key, pageSize + 1);
+  // One more than asked for tells whether there is another page; one that was cut short has another.
+  const payloadBytes = request.includePayload ? LIMITS.answerBytes : undefined;
+  const page = await selectRuns(db, request.filter, before?.key, pageSize + 1, payloadBytes);
   if (before?.epoch !== undefined) assertSameLog(before.epoch, page.epoch);
-  const runs = page.runs.slice(0, pageSize);
-  const last = page.runs.length > pageSize ? runs.at(-1) : undefined;
+  const runs = fitRuns(page.runs.slice(0, pageSize), LIMITS.answerBytes);
+  const last = page.isCut || runs.length < page.runs.length ? runs.at(-1) : undefined;
   return {
     runs,
     nextPageToken: last === undefined ? '' : encodePageToken(last.id, scope, page.epoch),

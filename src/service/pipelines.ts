@@ -6,6 +6,8 @@ import {
   type PipelineDefinition,
   type StageDefinition,
 } from '../run/pipeline.js';
+import { pipelineBytes } from '../run/pipeline_size.js';
+import { fitItems } from '../run/run_size.js';
 import type { Pool } from '../store/pool.js';
 import {
   getPipeline as selectPipeline,
@@ -96,6 +98,10 @@ export function validatePipeline(found: Checks, definition: PipelineDefinition):
       schedules.map((schedule) => schedule.name),
       schedules.map((_, index) => `schedules[${index}].name`),
     );
+    // It is answered as a whole. What has no size was found above.
+    const bytes = pipelineBytes(definition);
+    if (bytes > LIMITS.answerBytes && bytes < Number.POSITIVE_INFINITY)
+      found.add('schedules', `must not take more than ${LIMITS.answerBytes} bytes together, as encoded`);
   }
 }
 
@@ -159,9 +165,9 @@ export async function listPipelines(
   const pageSize = found.pageSize(request.pageSize);
   found.throwIfAny();
   const after = decodePageToken(request.pageToken, ['ListPipelines'], isName)?.key ?? '';
-  const rows = await selectPipelines(pool, after, pageSize + 1);
-  const pipelines = rows.slice(0, pageSize);
-  const last = rows.length > pageSize ? pipelines.at(-1) : undefined;
+  const page = await selectPipelines(pool, after, pageSize + 1, LIMITS.answerBytes);
+  const pipelines = fitItems(page.pipelines.slice(0, pageSize), pipelineBytes, LIMITS.answerBytes);
+  const last = page.isCut || pipelines.length < page.pipelines.length ? pipelines.at(-1) : undefined;
   return {
     pipelines,
     nextPageToken: last === undefined ? '' : encodePageToken(last.name, ['ListPipelines']),

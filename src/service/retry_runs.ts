@@ -2,7 +2,7 @@ import { BatonError } from '../base/errors.js';
 import { isTerminal, TERMINAL_STATES, type Run } from '../run/run.js';
 import type { Queryable } from '../store/pool.js';
 import { getPipelineNames } from '../store/sql/get_pipelines.js';
-import { getRun } from '../store/sql/get_run.js';
+import { getBareRun } from '../store/sql/get_run.js';
 import { retryRuns as updateRuns } from '../store/sql/retry_runs.js';
 import type { CallContext, RetryRunRequest, RetryRunsRequest, RetryRunsResponse } from './api.js';
 import { inSteps, validateBulkFilter } from './cancel_runs.js';
@@ -18,7 +18,7 @@ export async function retryRun(db: Queryable, request: RetryRunRequest): Promise
   found.throwIfAny();
   const [retried] = await updateRuns(db, [request.runId], request.stage);
   if (retried !== undefined) return retried;
-  const run = await getRun(db, request.runId);
+  const run = await getBareRun(db, request.runId);
   if (run === undefined) throw runNotFound(request.runId);
   if (!isTerminal(run.state)) {
     throw new BatonError(

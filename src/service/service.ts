@@ -15,6 +15,7 @@ import type { JobService, PipelineService } from './api.js';
 import { batchUpdateStatus } from './batch_update_status.js';
 import { cancelRun, cancelRuns } from './cancel_runs.js';
 import { claimNext } from './claim_next.js';
+import { ClaimAnswers } from './claim_answers.js';
 import { Claims } from './claims.js';
 import { CreateRuns } from './create_run.js';
 import { createExtendGroup, extendLeases } from './extend_leases.js';
@@ -84,8 +85,9 @@ export function createService({
   });
   const next = new NextRuns(clock);
   const ownWork = new OwnWork();
+  const answers = new ClaimAnswers(pool, log);
   const claims: Claims = new Claims({
-    ...{ pool, next, clock, log, ownWork },
+    ...{ pool, next, answers, clock, ownWork },
     onWaiting: () => tail.ring(),
     onUntold: () => tail.ring(),
   });
@@ -122,7 +124,7 @@ export function createService({
   const schedules = new Schedules({ pool: watchPool, clock, log });
   const retention = new Retention({ pool, clock, log, policy });
   const creates = new CreateRuns(pool, clock, (runs) => claims.committed(runs));
-  const updates = createUpdateGroup(pool, claims, next, clock);
+  const updates = createUpdateGroup({ pool, claims, next, answers, clock });
   const extensions = createExtendGroup(pool, clock);
   const stats = new Stats(pool);
   const snapshots = new Snapshots(statePool, clock);

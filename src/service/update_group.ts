@@ -11,6 +11,7 @@ import type { UpdateStatusRequest } from './api.js';
 import { claimTarget } from './claim_next.js';
 import { claimAtOnce, type ClaimedAtOnce, type ClaimTarget } from './claim_within_limits.js';
 import { keyOf } from './claim_queue.js';
+import type { ClaimAnswers } from './claim_answers.js';
 import type { Claims } from './claims.js';
 import { explainRefusal, leaseLost } from './explain_refusal.js';
 import { GroupCommit, type Outcome } from './group_commit.js';
@@ -27,8 +28,10 @@ export interface Updated {
   /** As it is after the update, or after the first time this same update was made. */
   readonly run: Run;
   readonly claimed: readonly Claim[];
-  /** Gives the claims back that were made with the update, and not those that its repeat was given again. */
-  readonly handBack: () => void;
+  /** Those of them that were made with the update, and not given again to its repeat: released where nobody gets them. */
+  readonly made: readonly Claim[];
+  /** There was more to claim, which did not fit or could not be given. */
+  readonly isCut: boolean;
 }
 
 /** The JSON texts that the check of a request has made of its payloads. */
@@ -62,13 +65,9 @@ export function toItem(request: UpdateStatusRequest, texts: UpdateTexts): Update
 }
 
 /** All updates of this server, merged: UpdateStatus with and without claim_next, and the items of BatchUpdateStatus. */
-export function createUpdateGroup(
-  pool: Pool,
-  claims: Claims,
-  next: NextRuns,
-  clock: Clock,
-): GroupCommit<UpdateItem, Updated> {
-  const parts: Parts = { pool, claims, next };
+export function createUpdateGroup(options: Parts & UpdateGroupOptions): GroupCommit<UpdateItem, Updated> {
+  const { pool, claims, next, answers, clock } = options;
+  const parts: Parts = options;
   return new GroupCommit<UpdateItem, Updated>({
     name: 'update_status',
     limits: LIMITS.groups,
@@ -82,21 +81,53 @@ export function createUpdateGroup(
           outcome !== undefined && 'value' in outcome ? [outcome.value.run] : [],
         ),
       );
-      return outcomes;
+      return withAnswers(answers, outcomes);
     },
     alone: async (item) => {
       const updated = await inOne(pool, next, [item], (db) => updateAlone(db, parts, item));
       claims.committed([updated.run]);
-      return updated;
+      const [answer = updated] = await completed(answers, [updated]);
+      return answer;
     },
-    onDropped: ({ handBack }) => handBack(),
+    onDropped: ({ made }) => {
+      if (made.length > 0) void claims.handBack(made);
+    },
   });
 }
 
 interface Parts {
   readonly pool: Pool;
-  readonly claims: Claims;
   readonly next: NextRuns;
+}
+
+interface UpdateGroupOptions {
+  readonly claims: Claims;
+  readonly answers: ClaimAnswers;
+  readonly clock: Clock;
+}
+
+/** Completes the claims of updates that are committed. Where that fails, all of these are released. */
+async function completed(answers: ClaimAnswers, updates: readonly Updated[]): Promise<readonly Updated[]> {
+  if (updates.every(({ made }) => made.length === 0)) return updates;
+  const none: readonly Claim[][] = updates.map(() => []);
+  const fitting = await answers.complete(updates.map(({ made }) => made)).catch(() => none);
+  return updates.map((updated, index) => {
+    const { run, made } = updated;
+    if (made.length === 0) return updated;
+    const claims = fitting[index] ?? [];
+    return { run, claimed: claims, made: claims, isCut: updated.isCut || claims.length < made.length };
+  });
+}
+
+async function withAnswers(answers: ClaimAnswers, outcomes: Outcomes): Promise<Outcomes> {
+  const updates = outcomes.flatMap((outcome) =>
+    outcome !== undefined && 'value' in outcome ? [outcome.value] : [],
+  );
+  const values = (await completed(answers, updates)).values();
+  return outcomes.map((outcome) => {
+    const value = outcome !== undefined && 'value' in outcome ? values.next().value : undefined;
+    return value === undefined ? outcome : { value };
+  });
 }
 
 type Outcomes = (Outcome<Updated> | undefined)[];
@@ -172,7 +203,7 @@ function inOrder(
 
 /** Items of which those that claim want runs of the same stage; what one statement cannot do is done in a transaction. */
 async function updateAndClaimTogether(parts: Parts, items: readonly UpdateItem[]): Promise<Outcomes> {
-  const { pool, next, claims } = parts;
+  const { pool, next } = parts;
   const key = items[0]?.next?.key;
   if (key === undefined || next.isLimited(key)) return inTransaction(parts, items);
   const wanted = items.map(({ update, next: target }) => ({ update, slot: target?.slot }));
@@ -183,8 +214,8 @@ async function updateAndClaimTogether(parts: Parts, items: readonly UpdateItem[]
   );
   const outcomes: Outcomes = items.map((_, index) => {
     const run = runs[index];
-    const given = { claims: claimed.claims[index] ?? [], repeated: false };
-    return run === undefined ? undefined : { value: toUpdated(run, given, claims) };
+    const given = { claims: claimed.claims[index] ?? [], repeated: false, isCut: claimed.left > 0 };
+    return run === undefined ? undefined : { value: toUpdated(run, given) };
   });
   if (putOff.size === 0) return outcomes;
   const rest = items.filter((_, index) => putOff.has(index));
@@ -217,7 +248,7 @@ async function updateTogether(
   const resultOf = new Map([...targets.keys()].map((item, index) => [item, results[index]]));
   return items.map((item, index) => {
     const run = runs[index];
-    return run === undefined ? undefined : { value: toUpdated(run, resultOf.get(item), parts.claims) };
+    return run === undefined ? undefined : { value: toUpdated(run, resultOf.get(item)) };
   });
 }
 
@@ -229,13 +260,10 @@ async function updateAlone(
   const [updated] = await updateRuns(db, [update]);
   const run = updated ?? (await explainRefusal(db, request, update.lease));
   const [result] = next === undefined ? [] : await claimAtOnce(db, parts.next, [next]);
-  return toUpdated(run, result, parts.claims);
+  return toUpdated(run, result);
 }
 
-function toUpdated(run: Run, result: ClaimedAtOnce | undefined, claims: Claims): Updated {
-  const fresh = result === undefined || result.repeated ? [] : result.claims;
-  const handBack = (): void => {
-    if (fresh.length > 0) void claims.handBack(fresh);
-  };
-  return { run, claimed: result?.claims ?? [], handBack };
+function toUpdated(run: Run, result: ClaimedAtOnce | undefined): Updated {
+  const made = result === undefined || result.repeated ? [] : result.claims;
+  return { run, claimed: result?.claims ?? [], made, isCut: result?.isCut ?? false };
 }

@@ -51,9 +51,9 @@ export async function updateStatus(
   found.throwIfAny();
   const item = toItem(request, texts);
   if (item instanceof BatonError) throw item;
-  const { run, claimed, handBack } = await group.submit(item, call.signal);
-  call.onUndelivered(handBack);
-  const waits = next !== undefined && claimed.length === 0 && next.waitMs > 0;
+  const { run, claimed, made, isCut } = await group.submit(item, call.signal);
+  if (made.length > 0) call.onUndelivered(() => void claims.handBack(made));
+  const waits = next !== undefined && claimed.length === 0 && (next.waitMs > 0 || isCut);
   return {
     run,
     cancelRequested: run.cancelRequested,

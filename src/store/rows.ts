@@ -32,6 +32,7 @@ interface SharedRow {
   input?: JsonObject | null;
   output?: JsonObject | null;
   checkpoint?: JsonObject | null;
+  payload_omitted?: boolean;
 }
 
 const SHARED_COLUMNS = [
@@ -62,15 +63,8 @@ const SHARED_COLUMNS = [
   'trace_parent',
 ];
 
-/** The select list of a run from an alias of `baton.runs`, payload included. */
+/** The select list of a run from an alias of `baton.runs`, without input, output and checkpoint. */
 export function runColumns(alias: string): string {
-  return ['id', ...SHARED_COLUMNS, 'input', 'output', 'checkpoint']
-    .map((name) => `${alias}.${name}`)
-    .join(', ');
-}
-
-/** The same without input, output and checkpoint. */
-export function bareRunColumns(alias: string): string {
   return ['id', ...SHARED_COLUMNS].map((name) => `${alias}.${name}`).join(', ');
 }
 
@@ -132,6 +126,7 @@ function decodeShared(id: string, row: SharedRow): Run {
     endTime: row.end_time ?? undefined,
     requestId: row.request_id ?? '',
     traceParent: row.trace_parent,
+    payloadOmitted: row.payload_omitted ?? false,
   };
 }
 

@@ -3,7 +3,7 @@ import pg from 'pg';
 /** The type `timestamptz`. */
 export const TIMESTAMPTZ = 1184;
 
-const parseAny = pg.types.getTypeParser(TIMESTAMPTZ) as (text: string) => Date;
+const parseAny = pg.types.getTypeParser(TIMESTAMPTZ) as (text: string) => Date | number;
 
 const [DASH, COLON, SPACE, DOT, ZERO] = [0x2d, 0x3a, 0x20, 0x2e, 0x30];
 /** `2026-11-26 01:02:03`, to which a fraction of 1 to 6 digits may come, and the zone. */
@@ -27,7 +27,7 @@ export function parseTimestamp(text: string): Date {
     text.endsWith(UTC);
   const century = isPlain ? twoDigits(text, 0) : 0;
   // `Date.UTC` takes the years 0 to 99 for those of the last century.
-  if (century === 0) return parseAny(text);
+  if (century === 0) return withinYears(parseAny(text));
   let ms = 0;
   for (let at = SECONDS_CHARS + 1, unit = 100; at < end && unit >= 1; at += 1, unit /= 10)
     ms += unit * digit(text, at);
@@ -42,6 +42,14 @@ export function parseTimestamp(text: string): Date {
       ms,
     ),
   );
+}
+
+/** What protobuf can say: the years 1 to 9999. SQL may store others, and the infinities, which come as numbers. */
+const EARLIEST_MS = Date.parse('0001-01-01T00:00:00Z');
+const LATEST_MS = Date.parse('9999-12-31T23:59:59.999Z');
+
+function withinYears(time: Date | number): Date {
+  return new Date(Math.min(Math.max(Number(time), EARLIEST_MS), LATEST_MS));
 }
 
 function digit(text: string, at: number): number {

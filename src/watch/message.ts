@@ -1,6 +1,7 @@
 import { LIMITS } from '../base/limits.js';
 import type { RunFilter } from '../run/filter.js';
 import type { RunEvent } from '../run/run.js';
+import { fitRun, runBytes } from '../run/run_size.js';
 
 export type WatchKind = 'OPENED' | 'STATE' | 'STATE_END' | 'EVENTS' | 'BOOKMARK';
 
@@ -46,11 +47,6 @@ export interface View {
   readonly payload: boolean;
 }
 
-const EVENT_BASE_BYTES = 400;
-
-const payloadBytes = (value: unknown): number =>
-  value === undefined ? 0 : Buffer.byteLength(JSON.stringify(value));
-
 /** By the identity of the event: every view that it matches asks again. */
 const sizes = { full: new WeakMap<RunEvent, number>(), bare: new WeakMap<RunEvent, number>() };
 
@@ -59,19 +55,16 @@ export function eventBytes(event: RunEvent, payload: boolean): number {
   const cache = sizes[payload ? 'full' : 'bare'];
   let bytes = cache.get(event);
   if (bytes === undefined) {
-    bytes = measureEvent(event, payload);
+    bytes = runBytes(event.run, payload);
     cache.set(event, bytes);
   }
   return bytes;
 }
 
-function measureEvent({ run }: RunEvent, payload: boolean): number {
-  const texts = [run.repository, run.statusMessage, run.error?.message ?? ''];
-  let bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), EVENT_BASE_BYTES);
-  for (const key in run.labels)
-    bytes += Buffer.byteLength(key) + Buffer.byteLength(run.labels[key] ?? '') + 8;
-  if (payload) bytes += payloadBytes(run.input) + payloadBytes(run.output) + payloadBytes(run.checkpoint);
-  return bytes;
+/** The event as a message can hold it: a payload that makes it too large for one, or cannot be encoded, is left out. */
+export function fitEvent(event: RunEvent): RunEvent {
+  const run = fitRun(event.run, LIMITS.answerBytes);
+  return run === event.run ? event : { ...event, run };
 }
 
 /** Events that go into one response, and about how many bytes they take. */

@@ -5,7 +5,7 @@ import type { Run, RunEvent } from '../run/run.js';
 import type { Snapshot } from '../store/pool.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readState } from '../store/sql/read_state.js';
-import { splitEvents, type Chunk, type TakeMessage, type WatchMessage } from './message.js';
+import { fitEvent, splitEvents, type Chunk, type TakeMessage, type WatchMessage } from './message.js';
 import { encodeResumeToken } from './resume_token.js';
 import type { SnapshotReader, Snapshots } from './snapshots.js';
 import type { Subscription } from './subscription.js';
@@ -114,7 +114,7 @@ export class StateStream implements SnapshotReader {
 
   /** Keeps of a page what one stream may hold, at least one run. The rest is read again when that was taken. */
   #hold(runs: readonly Run[]): void {
-    const entries = runs.map((run) => this.#entry(run));
+    const entries = runs.map((run) => fitEvent(this.#entry(run)));
     let count = 0;
     for (const chunk of splitEvents(entries, this.#changes.view.payload)) {
       if (count > 0 && this.#changes.heldBytes + chunk.bytes > LIMITS.streamBytes) break;

@@ -10,7 +10,7 @@ import { readEvents } from '../store/sql/read_events.js';
 import { readHead } from '../store/sql/read_head.js';
 import { readNewWork, type NewWork, type WorkFound } from '../store/sql/read_new_work.js';
 import type { Hub } from './hub.js';
-import { slicePage, type LogPage } from './message.js';
+import { fitEvent, slicePage, type LogPage } from './message.js';
 import type { LogIdentity } from './identity.js';
 import type { OwnWork } from './own_work.js';
 import { assertKept, assertNotLost, assertSameLog } from './resume_token.js';
@@ -59,7 +59,7 @@ export async function readLogPage(
     limit: LIMITS.pageEvents,
     payloadBytes: payload ? LIMITS.pageBytes : undefined,
   });
-  const { events } = page;
+  const events = payload ? page.events.map(fitEvent) : page.events;
   if (epoch !== undefined) assertSameLog(epoch, page.epoch);
   assertNotLost(after, page.isLost);
   assertKept(after, page.oldestRevision);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { systemClock, type Clock, type Timer } from '../../src/base/clock.js';
+import { ClaimAnswers } from '../../src/service/claim_answers.js';
 import { Claims } from '../../src/service/claims.js';
 import { Housekeeping } from '../../src/service/housekeeping.js';
 import { NextRuns } from '../../src/service/next_runs.js';
@@ -41,7 +42,8 @@ describeOnEveryPostgres('housekeeping', (open) => {
   ): Promise<void> {
     const [clock, call] = [new ToldClock(), new AbortController()];
     const claims = new Claims({
-      ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock, log: silent },
+      ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock },
+      answers: new ClaimAnswers(db.pool, silent),
       ownWork: new OwnWork(),
       onWaiting: () => undefined,
       onUntold: () => undefined,

@@ -6,9 +6,10 @@ import { types, type Queryable } from '../../src/store/pool.js';
 import { claimChosenRuns, FLOOR_OF_ALL } from '../../src/store/sql/claim_runs.js';
 import { extendLeases } from '../../src/store/sql/extend_leases.js';
 import { findClaims } from '../../src/store/sql/find_claims.js';
-import { getRun } from '../../src/store/sql/get_run.js';
+import { getBareRun, getRun } from '../../src/store/sql/get_run.js';
 import { readEvents } from '../../src/store/sql/read_events.js';
 import { readHead } from '../../src/store/sql/read_head.js';
+import { readPayloads } from '../../src/store/sql/read_payloads.js';
 import { readNewWork } from '../../src/store/sql/read_new_work.js';
 import { updateAndClaim } from '../../src/store/sql/update_and_claim.js';
 import { updateRuns } from '../../src/store/sql/update_runs.js';
@@ -142,7 +143,9 @@ async function useAll(db: Queryable, requestId: string): Promise<void> {
   );
   const chosen = await claimChosenRuns(db, { pipeline: 'ci', stage: 'run', slots: [slot] }, [first.run.id]);
   assert.equal(chosen.claims[0]?.length, 1);
-  assert.ok(await getRun(db, must(runs[0], 'a run').id));
+  const { id } = must(runs[0], 'a run');
+  for (const get of [getRun, getBareRun]) assert.ok(await get(db, id));
+  assert.equal((await readPayloads(db, [id], [0])).size, 1);
   assert.equal((await readNewWork(db, after)).work.length, 2);
   for (const payloadBytes of [undefined, 1e6])
     assert.equal((await readEvents(db, { after, limit: 20, payloadBytes })).events.length, 20);

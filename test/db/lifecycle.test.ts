@@ -89,7 +89,7 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
     assert.ok(done.startTime && done.endTime);
     assert.equal(done.leaseExpireTime, undefined);
 
-    const { events } = await jobs.listRunEvents({ runId: created.id });
+    const { events } = await jobs.listRunEvents({ runId: created.id, includePayload: true });
     assert.deepEqual(
       events.map((event) => [event.version, EventType[event.type], event.previousStatus, event.run?.status]),
       [
@@ -116,7 +116,7 @@ describeOnEveryPostgres('a run from CreateRun to success', (open) => {
     assert.equal(events[4]?.run?.progress, 0.5);
     assert.equal(events[1]?.run?.workerId, 'initializer');
     const got = defined((await other.jobs.getRun({ id: created.id })).run);
-    assert.deepEqual(got, done);
+    assert.deepEqual(got, { ...done, output: { exit_code: 0 } });
   });
 
   void test('curl creates, claims and finishes a run', async () => {

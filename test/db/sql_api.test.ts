@@ -511,7 +511,7 @@ describeOnEveryPostgres('the views', (open) => {
       pipelines[0]?.stages.map((stage) => [stage.stage, stage.pendingCount, stage.activeCount, stage.paused]),
       stages.map((row) => [row['stage'], row['pending_count'], row['active_count'], row['paused']]),
     );
-    const { events } = await baton.jobs.listRunEvents({ runId: held.runId });
+    const { events } = await baton.jobs.listRunEvents({ runId: held.runId, includePayload: true });
     const history = await database.pool.query(
       `select revision, version, type, previous_status, status, worker_id, output, waited is not null as waited
        from baton.run_history where run_id = $1 order by version`,

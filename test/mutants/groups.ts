@@ -76,7 +76,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     },
     {
       name: 'the claim of a caller that has gone is kept',
-      edits: [edit(UPDATE_GROUP, 'onDropped: ({ handBack }) => handBack(),', '')],
+      edits: [edit(UPDATE_GROUP, 'if (made.length > 0)', 'if (made.length < 0)')],
       caughtBy: 'the claim of an update whose caller has gone is handed back',
     },
     {

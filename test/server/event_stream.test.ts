@@ -450,7 +450,7 @@ describeOnPostgres('the HTTP stream of events', (openDatabase) => {
     await create(1);
     const { runs } = await baton.httpJobs.listRuns({});
     const url = `${baton.httpUrl}/baton.v1.JobService/ListRunEvents`;
-    const body = JSON.stringify({ runId: runs[0]?.id });
+    const body = JSON.stringify({ runId: runs[0]?.id, includePayload: true });
     const headers = { 'content-type': 'application/json' };
     const listed = (await (await fetch(url, { method: 'POST', body, headers })).json()) as {
       events: unknown[];

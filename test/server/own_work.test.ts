@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import type { Claim, ClaimNextResponse } from '../../gen/baton/v1/job_service_pb.js';
 import { systemClock } from '../../src/base/clock.js';
 import type { Run } from '../../src/run/run.js';
+import { ClaimAnswers } from '../../src/service/claim_answers.js';
 import { Claims } from '../../src/service/claims.js';
 import { NextRuns } from '../../src/service/next_runs.js';
 import { OwnWork } from '../../src/watch/own_work.js';
@@ -108,7 +109,8 @@ describeOnEveryPostgres('work that a server made itself', (open) => {
     fresh(open, async (db) => {
       const ownWork = new OwnWork();
       const claims = new Claims({
-        ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock, log: silent },
+        ...{ pool: db.pool, next: new NextRuns(systemClock), clock: systemClock },
+        answers: new ClaimAnswers(db.pool, silent),
         ...{ ownWork, onWaiting: () => undefined, onUntold: () => undefined },
       });
       const call = new AbortController();

@@ -37,7 +37,7 @@ describeOnEveryPostgres('numbers of plain SQL', (open) => {
     const expected = NUMBERS.map(([, n]) => ({ n, deep: [{ n }] }));
 
     for (const jobs of [baton.jobs, baton.httpJobs]) {
-      const { runs } = await jobs.listRuns({});
+      const { runs } = await jobs.listRuns({ includePayload: true });
       assert.deepEqual(runs.map((run) => run.input).sort(byText), expected.toSorted(byText));
     }
     await waitFor(() => watch.events.length === NUMBERS.length, 'all events');

@@ -73,11 +73,14 @@ void describe('examples/ci', { skip: missing ?? false }, () => {
   });
 
   const historyOf = async (run: Run): Promise<RunEvent[]> =>
-    (await jobs.listRunEvents({ runId: run.id, pageSize: 1000 })).events;
+    (await jobs.listRunEvents({ runId: run.id, pageSize: 1000, includePayload: true })).events;
 
   /** The run of the example that was to end so; there is one. */
   const runThatShould = async (expected: string, repository: string): Promise<Run> => {
-    const { runs } = await jobs.listRuns({ filter: { labels: { expected }, repository } });
+    const { runs } = await jobs.listRuns({
+      filter: { labels: { expected }, repository },
+      includePayload: true,
+    });
     assert.equal(runs.length, 1, `${expected} on ${repository}`);
     return runs[0]!;
   };
@@ -244,7 +247,9 @@ void describe('examples/ci', { skip: missing ?? false }, () => {
       return;
     }
     await runExample(t, OWN_TIMEOUT_MS, ...(LONG ? [] : ['--command', LINKED]));
-    const broken = await jobs.listRuns({ filter: { labels: { expected: 'error' } }, pageSize: 1 });
+    const broken = await jobs.listRuns({
+      ...{ filter: { labels: { expected: 'error' } }, pageSize: 1, includePayload: true },
+    });
     const [passed, failed] = [await runThatShould('success', ROOT.replace(/\/$/, '')), broken.runs[0]!];
     assert.match(textOf(passed, 'log_tail'), /✔ contract: nothing of the last release is broken/);
     assert.match(textOf(failed, 'log_tail'), /✖ contract: nothing of the last release is broken/);

@@ -36,7 +36,7 @@ export async function untilBlocked(database: TestDatabase, isOpen: () => boolean
       // A session shows its last statement only, so a read may be hidden behind another statement of its session.
       const [row] = await database.pool.query<{ reading: boolean | null }>(
         `select max(query_start) > clock_timestamp() - interval '100 milliseconds' as reading from pg_stat_activity
-         where application_name = 'baton watch' and query like '%bytes_before%' and datname = current_database()`,
+         where application_name = 'baton watch' and query like '%page.read_bytes%' and datname = current_database()`,
       );
       seen ||= row?.reading != null;
       quiet = row?.reading === true ? 0 : quiet + 1;

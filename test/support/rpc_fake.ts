@@ -33,6 +33,7 @@ export function sampleRun(overrides: Partial<Run> = {}): Run {
     endTime: new Date(1_700_000_000_004),
     requestId: 'r1',
     traceParent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    payloadOmitted: true,
     ...overrides,
   };
 }

@@ -22,7 +22,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file baton/v1/job_service.proto.
  */
 export const file_baton_v1_job_service: GenFile = /*@__PURE__*/
-  fileDesc("ChpiYXRvbi92MS9qb2Jfc2VydmljZS5wcm90bxIIYmF0b24udjEi5QIKEENyZWF0ZVJ1blJlcXVlc3QSEAoIcGlwZWxpbmUYASABKAkSEgoKcmVwb3NpdG9yeRgCIAEoCRI2CgZsYWJlbHMYAyADKAsyJi5iYXRvbi52MS5DcmVhdGVSdW5SZXF1ZXN0LkxhYmVsc0VudHJ5EiYKBWlucHV0GAQgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIQCghwcmlvcml0eRgFIAEoBRIxCg1zY2hlZHVsZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIXCg9jb25jdXJyZW5jeV9rZXkYByABKAkSFAoMbWF4X2F0dGVtcHRzGAggASgFEhIKCnJlcXVlc3RfaWQYCSABKAkSFAoMdHJhY2VfcGFyZW50GAogASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiLwoRQ3JlYXRlUnVuUmVzcG9uc2USGgoDcnVuGAEgASgLMg0uYmF0b24udjEuUnVuIkYKFkJhdGNoQ3JlYXRlUnVuc1JlcXVlc3QSLAoIcmVxdWVzdHMYASADKAsyGi5iYXRvbi52MS5DcmVhdGVSdW5SZXF1ZXN0IjYKF0JhdGNoQ3JlYXRlUnVuc1Jlc3BvbnNlEhsKBHJ1bnMYASADKAsyDS5iYXRvbi52MS5SdW4iGwoNR2V0UnVuUmVxdWVzdBIKCgJpZBgBIAEoCSIsCg5HZXRSdW5SZXNwb25zZRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4iXQoPTGlzdFJ1bnNSZXF1ZXN0EiMKBmZpbHRlchgBIAEoCzITLmJhdG9uLnYxLlJ1bkZpbHRlchIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJwChBMaXN0UnVuc1Jlc3BvbnNlEhsKBHJ1bnMYASADKAsyDS5iYXRvbi52MS5SdW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhAKCHJldmlzaW9uGAMgASgDEhQKDHJlc3VtZV90b2tlbhgEIAEoCSLIAQoQQ2xhaW1OZXh0UmVxdWVzdBIQCghwaXBlbGluZRgBIAEoCRINCgVzdGFnZRgCIAEoCRIRCgl3b3JrZXJfaWQYAyABKAkSEAoIbWF4X3J1bnMYBCABKAUSJwoEd2FpdBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIxCg5sZWFzZV9kdXJhdGlvbhgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAcgASgJIjQKEUNsYWltTmV4dFJlc3BvbnNlEh8KBmNsYWltcxgBIAMoCzIPLmJhdG9uLnYxLkNsYWltIm8KBUNsYWltEhoKA3J1bhgBIAEoCzINLmJhdG9uLnYxLlJ1bhITCgtsZWFzZV90b2tlbhgCIAEoCRI1ChFsZWFzZV9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiygIKE1VwZGF0ZVN0YXR1c1JlcXVlc3QSDgoGcnVuX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJEg4KBnN0YXR1cxgDIAEoCRInCgZvdXRwdXQYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EiQKBWVycm9yGAUgASgLMhUuYmF0b24udjEuVXBkYXRlRXJyb3ISFQoIcHJvZ3Jlc3MYBiABKAFIAIgBARIbCg5zdGF0dXNfbWVzc2FnZRgHIAEoCUgBiAEBEisKCmNoZWNrcG9pbnQYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei4KCmNsYWltX25leHQYCSABKAsyGi5iYXRvbi52MS5DbGFpbU5leHRSZXF1ZXN0QgsKCV9wcm9ncmVzc0IRCg9fc3RhdHVzX21lc3NhZ2UibwoLVXBkYXRlRXJyb3ISDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhEKCXJldHJ5YWJsZRgDIAEoCBIuCgtyZXRyeV9kZWxheRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJtChRVcGRhdGVTdGF0dXNSZXNwb25zZRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4SGAoQY2FuY2VsX3JlcXVlc3RlZBgCIAEoCBIfCgZjbGFpbXMYAyADKAsyDy5iYXRvbi52MS5DbGFpbSJLChhCYXRjaFVwZGF0ZVN0YXR1c1JlcXVlc3QSLwoIcmVxdWVzdHMYASADKAsyHS5iYXRvbi52MS5VcGRhdGVTdGF0dXNSZXF1ZXN0IkoKGUJhdGNoVXBkYXRlU3RhdHVzUmVzcG9uc2USLQoHcmVzdWx0cxgBIAMoCzIcLmJhdG9uLnYxLlVwZGF0ZVN0YXR1c1Jlc3VsdCJhChJVcGRhdGVTdGF0dXNSZXN1bHQSHAoDcnVuGAEgASgLMg0uYmF0b24udjEuUnVuSAASIwoFZXJyb3IYAiABKAsyEi5nb29nbGUucnBjLlN0YXR1c0gAQggKBnJlc3VsdCJyChNFeHRlbmRMZWFzZXNSZXF1ZXN0EigKBmxlYXNlcxgBIAMoCzIYLmJhdG9uLnYxLkxlYXNlRXh0ZW5zaW9uEjEKDmxlYXNlX2R1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIrYBCg5MZWFzZUV4dGVuc2lvbhIOCgZydW5faWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAkSFQoIcHJvZ3Jlc3MYAyABKAFIAIgBARIbCg5zdGF0dXNfbWVzc2FnZRgEIAEoCUgBiAEBEisKCmNoZWNrcG9pbnQYBSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0QgsKCV9wcm9ncmVzc0IRCg9fc3RhdHVzX21lc3NhZ2UiRwoURXh0ZW5kTGVhc2VzUmVzcG9uc2USLwoHcmVzdWx0cxgBIAMoCzIeLmJhdG9uLnYxLkxlYXNlRXh0ZW5zaW9uUmVzdWx0IoYBChRMZWFzZUV4dGVuc2lvblJlc3VsdBIOCgZydW5faWQYASABKAkSJwoHb3V0Y29tZRgCIAEoDjIWLmJhdG9uLnYxLkxlYXNlT3V0Y29tZRI1ChFsZWFzZV9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoQQ2FuY2VsUnVuUmVxdWVzdBIOCgZydW5faWQYASABKAkSDgoGcmVhc29uGAIgASgJIi8KEUNhbmNlbFJ1blJlc3BvbnNlEhoKA3J1bhgBIAEoCzINLmJhdG9uLnYxLlJ1biJIChFDYW5jZWxSdW5zUmVxdWVzdBIjCgZmaWx0ZXIYASABKAsyEy5iYXRvbi52MS5SdW5GaWx0ZXISDgoGcmVhc29uGAIgASgJImMKEkNhbmNlbFJ1bnNSZXNwb25zZRIVCg1tYXRjaGVkX2NvdW50GAEgASgDEhYKDmNhbmNlbGVkX2NvdW50GAIgASgDEh4KFmNhbmNlbF9yZXF1ZXN0ZWRfY291bnQYAyABKAMiMAoPUmV0cnlSdW5SZXF1ZXN0Eg4KBnJ1bl9pZBgBIAEoCRINCgVzdGFnZRgCIAEoCSIuChBSZXRyeVJ1blJlc3BvbnNlEhoKA3J1bhgBIAEoCzINLmJhdG9uLnYxLlJ1biJGChBSZXRyeVJ1bnNSZXF1ZXN0EiMKBmZpbHRlchgBIAEoCzITLmJhdG9uLnYxLlJ1bkZpbHRlchINCgVzdGFnZRgCIAEoCSJBChFSZXRyeVJ1bnNSZXNwb25zZRIVCg1tYXRjaGVkX2NvdW50GAEgASgDEhUKDXJldHJpZWRfY291bnQYAiABKAMiTQoUTGlzdFJ1bkV2ZW50c1JlcXVlc3QSDgoGcnVuX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlQKFUxpc3RSdW5FdmVudHNSZXNwb25zZRIiCgZldmVudHMYASADKAsyEi5iYXRvbi52MS5SdW5FdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkixAEKEFdhdGNoUnVuc1JlcXVlc3QSIwoGZmlsdGVyGAEgASgLMhMuYmF0b24udjEuUnVuRmlsdGVyEg0KBWFmdGVyGAIgASgJEhUKDWluY2x1ZGVfc3RhdGUYAyABKAgSFwoPaW5jbHVkZV9wYXlsb2FkGAQgASgIEhYKDnVudGlsX3Rlcm1pbmFsGAUgASgIEjQKEWJvb2ttYXJrX2ludGVydmFsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIoIBChFXYXRjaFJ1bnNSZXNwb25zZRIhCgRraW5kGAEgASgOMhMuYmF0b24udjEuV2F0Y2hLaW5kEiIKBmV2ZW50cxgCIAMoCzISLmJhdG9uLnYxLlJ1bkV2ZW50EhAKCHJldmlzaW9uGAMgASgDEhQKDHJlc3VtZV90b2tlbhgEIAEoCSqFAQoMTGVhc2VPdXRjb21lEh0KGUxFQVNFX09VVENPTUVfVU5TUEVDSUZJRUQQABIUChBMRUFTRV9PVVRDT01FX09LEAESIgoeTEVBU0VfT1VUQ09NRV9DQU5DRUxfUkVRVUVTVEVEEAISHAoYTEVBU0VfT1VUQ09NRV9MRUFTRV9MT1NUEAMqngEKCVdhdGNoS2luZBIaChZXQVRDSF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRV0FUQ0hfS0lORF9PUEVORUQQARIUChBXQVRDSF9LSU5EX1NUQVRFEAISGAoUV0FUQ0hfS0lORF9TVEFURV9FTkQQAxIVChFXQVRDSF9LSU5EX0VWRU5UUxAEEhcKE1dBVENIX0tJTkRfQk9PS01BUksQBTKyCAoKSm9iU2VydmljZRJECglDcmVhdGVSdW4SGi5iYXRvbi52MS5DcmVhdGVSdW5SZXF1ZXN0GhsuYmF0b24udjEuQ3JlYXRlUnVuUmVzcG9uc2USVgoPQmF0Y2hDcmVhdGVSdW5zEiAuYmF0b24udjEuQmF0Y2hDcmVhdGVSdW5zUmVxdWVzdBohLmJhdG9uLnYxLkJhdGNoQ3JlYXRlUnVuc1Jlc3BvbnNlEkAKBkdldFJ1bhIXLmJhdG9uLnYxLkdldFJ1blJlcXVlc3QaGC5iYXRvbi52MS5HZXRSdW5SZXNwb25zZSIDkAIBEkYKCExpc3RSdW5zEhkuYmF0b24udjEuTGlzdFJ1bnNSZXF1ZXN0GhouYmF0b24udjEuTGlzdFJ1bnNSZXNwb25zZSIDkAIBEkQKCUNsYWltTmV4dBIaLmJhdG9uLnYxLkNsYWltTmV4dFJlcXVlc3QaGy5iYXRvbi52MS5DbGFpbU5leHRSZXNwb25zZRJNCgxVcGRhdGVTdGF0dXMSHS5iYXRvbi52MS5VcGRhdGVTdGF0dXNSZXF1ZXN0Gh4uYmF0b24udjEuVXBkYXRlU3RhdHVzUmVzcG9uc2USXAoRQmF0Y2hVcGRhdGVTdGF0dXMSIi5iYXRvbi52MS5CYXRjaFVwZGF0ZVN0YXR1c1JlcXVlc3QaIy5iYXRvbi52MS5CYXRjaFVwZGF0ZVN0YXR1c1Jlc3BvbnNlEk0KDEV4dGVuZExlYXNlcxIdLmJhdG9uLnYxLkV4dGVuZExlYXNlc1JlcXVlc3QaHi5iYXRvbi52MS5FeHRlbmRMZWFzZXNSZXNwb25zZRJECglDYW5jZWxSdW4SGi5iYXRvbi52MS5DYW5jZWxSdW5SZXF1ZXN0GhsuYmF0b24udjEuQ2FuY2VsUnVuUmVzcG9uc2USRwoKQ2FuY2VsUnVucxIbLmJhdG9uLnYxLkNhbmNlbFJ1bnNSZXF1ZXN0GhwuYmF0b24udjEuQ2FuY2VsUnVuc1Jlc3BvbnNlEkEKCFJldHJ5UnVuEhkuYmF0b24udjEuUmV0cnlSdW5SZXF1ZXN0GhouYmF0b24udjEuUmV0cnlSdW5SZXNwb25zZRJECglSZXRyeVJ1bnMSGi5iYXRvbi52MS5SZXRyeVJ1bnNSZXF1ZXN0GhsuYmF0b24udjEuUmV0cnlSdW5zUmVzcG9uc2USVQoNTGlzdFJ1bkV2ZW50cxIeLmJhdG9uLnYxLkxpc3RSdW5FdmVudHNSZXF1ZXN0Gh8uYmF0b24udjEuTGlzdFJ1bkV2ZW50c1Jlc3BvbnNlIgOQAgESSwoJV2F0Y2hSdW5zEhouYmF0b24udjEuV2F0Y2hSdW5zUmVxdWVzdBobLmJhdG9uLnYxLldhdGNoUnVuc1Jlc3BvbnNlIgOQAgEwAUI/CgxkZXYuYmF0b24udjFQAVoiYmF0b24tam9icy9nZW4vZ28vYmF0b24vdjE7YmF0b252MaoCCEJhdG9uLlYxYgZwcm90bzM", [file_baton_v1_filter, file_baton_v1_run, file_baton_v1_run_event, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("ChpiYXRvbi92MS9qb2Jfc2VydmljZS5wcm90bxIIYmF0b24udjEi5QIKEENyZWF0ZVJ1blJlcXVlc3QSEAoIcGlwZWxpbmUYASABKAkSEgoKcmVwb3NpdG9yeRgCIAEoCRI2CgZsYWJlbHMYAyADKAsyJi5iYXRvbi52MS5DcmVhdGVSdW5SZXF1ZXN0LkxhYmVsc0VudHJ5EiYKBWlucHV0GAQgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIQCghwcmlvcml0eRgFIAEoBRIxCg1zY2hlZHVsZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIXCg9jb25jdXJyZW5jeV9rZXkYByABKAkSFAoMbWF4X2F0dGVtcHRzGAggASgFEhIKCnJlcXVlc3RfaWQYCSABKAkSFAoMdHJhY2VfcGFyZW50GAogASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiLwoRQ3JlYXRlUnVuUmVzcG9uc2USGgoDcnVuGAEgASgLMg0uYmF0b24udjEuUnVuIkYKFkJhdGNoQ3JlYXRlUnVuc1JlcXVlc3QSLAoIcmVxdWVzdHMYASADKAsyGi5iYXRvbi52MS5DcmVhdGVSdW5SZXF1ZXN0IjYKF0JhdGNoQ3JlYXRlUnVuc1Jlc3BvbnNlEhsKBHJ1bnMYASADKAsyDS5iYXRvbi52MS5SdW4iGwoNR2V0UnVuUmVxdWVzdBIKCgJpZBgBIAEoCSIsCg5HZXRSdW5SZXNwb25zZRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4idgoPTGlzdFJ1bnNSZXF1ZXN0EiMKBmZpbHRlchgBIAEoCzITLmJhdG9uLnYxLlJ1bkZpbHRlchIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCRIXCg9pbmNsdWRlX3BheWxvYWQYBCABKAgicAoQTGlzdFJ1bnNSZXNwb25zZRIbCgRydW5zGAEgAygLMg0uYmF0b24udjEuUnVuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAxIUCgxyZXN1bWVfdG9rZW4YBCABKAkiyAEKEENsYWltTmV4dFJlcXVlc3QSEAoIcGlwZWxpbmUYASABKAkSDQoFc3RhZ2UYAiABKAkSEQoJd29ya2VyX2lkGAMgASgJEhAKCG1heF9ydW5zGAQgASgFEicKBHdhaXQYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoObGVhc2VfZHVyYXRpb24YBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEgoKcmVxdWVzdF9pZBgHIAEoCSI0ChFDbGFpbU5leHRSZXNwb25zZRIfCgZjbGFpbXMYASADKAsyDy5iYXRvbi52MS5DbGFpbSJvCgVDbGFpbRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4SEwoLbGVhc2VfdG9rZW4YAiABKAkSNQoRbGVhc2VfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsoCChNVcGRhdGVTdGF0dXNSZXF1ZXN0Eg4KBnJ1bl9pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoCRIOCgZzdGF0dXMYAyABKAkSJwoGb3V0cHV0GAQgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIkCgVlcnJvchgFIAEoCzIVLmJhdG9uLnYxLlVwZGF0ZUVycm9yEhUKCHByb2dyZXNzGAYgASgBSACIAQESGwoOc3RhdHVzX21lc3NhZ2UYByABKAlIAYgBARIrCgpjaGVja3BvaW50GAggASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIuCgpjbGFpbV9uZXh0GAkgASgLMhouYmF0b24udjEuQ2xhaW1OZXh0UmVxdWVzdEILCglfcHJvZ3Jlc3NCEQoPX3N0YXR1c19tZXNzYWdlIm8KC1VwZGF0ZUVycm9yEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIRCglyZXRyeWFibGUYAyABKAgSLgoLcmV0cnlfZGVsYXkYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ibQoUVXBkYXRlU3RhdHVzUmVzcG9uc2USGgoDcnVuGAEgASgLMg0uYmF0b24udjEuUnVuEhgKEGNhbmNlbF9yZXF1ZXN0ZWQYAiABKAgSHwoGY2xhaW1zGAMgAygLMg8uYmF0b24udjEuQ2xhaW0iSwoYQmF0Y2hVcGRhdGVTdGF0dXNSZXF1ZXN0Ei8KCHJlcXVlc3RzGAEgAygLMh0uYmF0b24udjEuVXBkYXRlU3RhdHVzUmVxdWVzdCJKChlCYXRjaFVwZGF0ZVN0YXR1c1Jlc3BvbnNlEi0KB3Jlc3VsdHMYASADKAsyHC5iYXRvbi52MS5VcGRhdGVTdGF0dXNSZXN1bHQiYQoSVXBkYXRlU3RhdHVzUmVzdWx0EhwKA3J1bhgBIAEoCzINLmJhdG9uLnYxLlJ1bkgAEiMKBWVycm9yGAIgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQicgoTRXh0ZW5kTGVhc2VzUmVxdWVzdBIoCgZsZWFzZXMYASADKAsyGC5iYXRvbi52MS5MZWFzZUV4dGVuc2lvbhIxCg5sZWFzZV9kdXJhdGlvbhgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiK2AQoOTGVhc2VFeHRlbnNpb24SDgoGcnVuX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJEhUKCHByb2dyZXNzGAMgASgBSACIAQESGwoOc3RhdHVzX21lc3NhZ2UYBCABKAlIAYgBARIrCgpjaGVja3BvaW50GAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEILCglfcHJvZ3Jlc3NCEQoPX3N0YXR1c19tZXNzYWdlIkcKFEV4dGVuZExlYXNlc1Jlc3BvbnNlEi8KB3Jlc3VsdHMYASADKAsyHi5iYXRvbi52MS5MZWFzZUV4dGVuc2lvblJlc3VsdCKGAQoUTGVhc2VFeHRlbnNpb25SZXN1bHQSDgoGcnVuX2lkGAEgASgJEicKB291dGNvbWUYAiABKA4yFi5iYXRvbi52MS5MZWFzZU91dGNvbWUSNQoRbGVhc2VfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjIKEENhbmNlbFJ1blJlcXVlc3QSDgoGcnVuX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSIvChFDYW5jZWxSdW5SZXNwb25zZRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4iSAoRQ2FuY2VsUnVuc1JlcXVlc3QSIwoGZmlsdGVyGAEgASgLMhMuYmF0b24udjEuUnVuRmlsdGVyEg4KBnJlYXNvbhgCIAEoCSJjChJDYW5jZWxSdW5zUmVzcG9uc2USFQoNbWF0Y2hlZF9jb3VudBgBIAEoAxIWCg5jYW5jZWxlZF9jb3VudBgCIAEoAxIeChZjYW5jZWxfcmVxdWVzdGVkX2NvdW50GAMgASgDIjAKD1JldHJ5UnVuUmVxdWVzdBIOCgZydW5faWQYASABKAkSDQoFc3RhZ2UYAiABKAkiLgoQUmV0cnlSdW5SZXNwb25zZRIaCgNydW4YASABKAsyDS5iYXRvbi52MS5SdW4iRgoQUmV0cnlSdW5zUmVxdWVzdBIjCgZmaWx0ZXIYASABKAsyEy5iYXRvbi52MS5SdW5GaWx0ZXISDQoFc3RhZ2UYAiABKAkiQQoRUmV0cnlSdW5zUmVzcG9uc2USFQoNbWF0Y2hlZF9jb3VudBgBIAEoAxIVCg1yZXRyaWVkX2NvdW50GAIgASgDImYKFExpc3RSdW5FdmVudHNSZXF1ZXN0Eg4KBnJ1bl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCRIXCg9pbmNsdWRlX3BheWxvYWQYBCABKAgiVAoVTGlzdFJ1bkV2ZW50c1Jlc3BvbnNlEiIKBmV2ZW50cxgBIAMoCzISLmJhdG9uLnYxLlJ1bkV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLEAQoQV2F0Y2hSdW5zUmVxdWVzdBIjCgZmaWx0ZXIYASABKAsyEy5iYXRvbi52MS5SdW5GaWx0ZXISDQoFYWZ0ZXIYAiABKAkSFQoNaW5jbHVkZV9zdGF0ZRgDIAEoCBIXCg9pbmNsdWRlX3BheWxvYWQYBCABKAgSFgoOdW50aWxfdGVybWluYWwYBSABKAgSNAoRYm9va21hcmtfaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iggEKEVdhdGNoUnVuc1Jlc3BvbnNlEiEKBGtpbmQYASABKA4yEy5iYXRvbi52MS5XYXRjaEtpbmQSIgoGZXZlbnRzGAIgAygLMhIuYmF0b24udjEuUnVuRXZlbnQSEAoIcmV2aXNpb24YAyABKAMSFAoMcmVzdW1lX3Rva2VuGAQgASgJKoUBCgxMZWFzZU91dGNvbWUSHQoZTEVBU0VfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEExFQVNFX09VVENPTUVfT0sQARIiCh5MRUFTRV9PVVRDT01FX0NBTkNFTF9SRVFVRVNURUQQAhIcChhMRUFTRV9PVVRDT01FX0xFQVNFX0xPU1QQAyqeAQoJV2F0Y2hLaW5kEhoKFldBVENIX0tJTkRfVU5TUEVDSUZJRUQQABIVChFXQVRDSF9LSU5EX09QRU5FRBABEhQKEFdBVENIX0tJTkRfU1RBVEUQAhIYChRXQVRDSF9LSU5EX1NUQVRFX0VORBADEhUKEVdBVENIX0tJTkRfRVZFTlRTEAQSFwoTV0FUQ0hfS0lORF9CT09LTUFSSxAFMrIICgpKb2JTZXJ2aWNlEkQKCUNyZWF0ZVJ1bhIaLmJhdG9uLnYxLkNyZWF0ZVJ1blJlcXVlc3QaGy5iYXRvbi52MS5DcmVhdGVSdW5SZXNwb25zZRJWCg9CYXRjaENyZWF0ZVJ1bnMSIC5iYXRvbi52MS5CYXRjaENyZWF0ZVJ1bnNSZXF1ZXN0GiEuYmF0b24udjEuQmF0Y2hDcmVhdGVSdW5zUmVzcG9uc2USQAoGR2V0UnVuEhcuYmF0b24udjEuR2V0UnVuUmVxdWVzdBoYLmJhdG9uLnYxLkdldFJ1blJlc3BvbnNlIgOQAgESRgoITGlzdFJ1bnMSGS5iYXRvbi52MS5MaXN0UnVuc1JlcXVlc3QaGi5iYXRvbi52MS5MaXN0UnVuc1Jlc3BvbnNlIgOQAgESRAoJQ2xhaW1OZXh0EhouYmF0b24udjEuQ2xhaW1OZXh0UmVxdWVzdBobLmJhdG9uLnYxLkNsYWltTmV4dFJlc3BvbnNlEk0KDFVwZGF0ZVN0YXR1cxIdLmJhdG9uLnYxLlVwZGF0ZVN0YXR1c1JlcXVlc3QaHi5iYXRvbi52MS5VcGRhdGVTdGF0dXNSZXNwb25zZRJcChFCYXRjaFVwZGF0ZVN0YXR1cxIiLmJhdG9uLnYxLkJhdGNoVXBkYXRlU3RhdHVzUmVxdWVzdBojLmJhdG9uLnYxLkJhdGNoVXBkYXRlU3RhdHVzUmVzcG9uc2USTQoMRXh0ZW5kTGVhc2VzEh0uYmF0b24udjEuRXh0ZW5kTGVhc2VzUmVxdWVzdBoeLmJhdG9uLnYxLkV4dGVuZExlYXNlc1Jlc3BvbnNlEkQKCUNhbmNlbFJ1bhIaLmJhdG9uLnYxLkNhbmNlbFJ1blJlcXVlc3QaGy5iYXRvbi52MS5DYW5jZWxSdW5SZXNwb25zZRJHCgpDYW5jZWxSdW5zEhsuYmF0b24udjEuQ2FuY2VsUnVuc1JlcXVlc3QaHC5iYXRvbi52MS5DYW5jZWxSdW5zUmVzcG9uc2USQQoIUmV0cnlSdW4SGS5iYXRvbi52MS5SZXRyeVJ1blJlcXVlc3QaGi5iYXRvbi52MS5SZXRyeVJ1blJlc3BvbnNlEkQKCVJldHJ5UnVucxIaLmJhdG9uLnYxLlJldHJ5UnVuc1JlcXVlc3QaGy5iYXRvbi52MS5SZXRyeVJ1bnNSZXNwb25zZRJVCg1MaXN0UnVuRXZlbnRzEh4uYmF0b24udjEuTGlzdFJ1bkV2ZW50c1JlcXVlc3QaHy5iYXRvbi52MS5MaXN0UnVuRXZlbnRzUmVzcG9uc2UiA5ACARJLCglXYXRjaFJ1bnMSGi5iYXRvbi52MS5XYXRjaFJ1bnNSZXF1ZXN0GhsuYmF0b24udjEuV2F0Y2hSdW5zUmVzcG9uc2UiA5ACATABQj8KDGRldi5iYXRvbi52MVABWiJiYXRvbi1qb2JzL2dlbi9nby9iYXRvbi92MTtiYXRvbnYxqgIIQmF0b24uVjFiBnByb3RvMw", [file_baton_v1_filter, file_baton_v1_run, file_baton_v1_run_event, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * The request of CreateRun. Every field is optional.
@@ -124,7 +124,8 @@ export const CreateRunRequestSchema: GenMessage<CreateRunRequest> = /*@__PURE__*
  */
 export type CreateRunResponse = Message<"baton.v1.CreateRunResponse"> & {
   /**
-   * The run; version 1 when it was created now, as it is now when the request_id was known. Always present.
+   * The run without its payloads; version 1 when it was created now, as it is now when the request_id was
+   * known. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -166,7 +167,8 @@ export const BatchCreateRunsRequestSchema: GenMessage<BatchCreateRunsRequest> = 
  */
 export type BatchCreateRunsResponse = Message<"baton.v1.BatchCreateRunsResponse"> & {
   /**
-   * As many runs as requests, in their order.
+   * As many runs as requests, in their order, without their payloads. Where they take more than 3 MiB even so,
+   * those at the end have `payload_omitted` and lack their labels, texts and keys too.
    *
    * @generated from field: repeated baton.v1.Run runs = 1;
    */
@@ -208,7 +210,7 @@ export const GetRunRequestSchema: GenMessage<GetRunRequest> = /*@__PURE__*/
  */
 export type GetRunResponse = Message<"baton.v1.GetRunResponse"> & {
   /**
-   * The run with its payloads. Always present.
+   * The run with its payloads, however large. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -252,6 +254,13 @@ export type ListRunsRequest = Message<"baton.v1.ListRunsRequest"> & {
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
+
+  /**
+   * Show `input`, `output` and `checkpoint` of the runs. Default false: they are absent.
+   *
+   * @generated from field: bool include_payload = 4;
+   */
+  includePayload: boolean;
 };
 
 /**
@@ -268,7 +277,7 @@ export const ListRunsRequestSchema: GenMessage<ListRunsRequest> = /*@__PURE__*/
  */
 export type ListRunsResponse = Message<"baton.v1.ListRunsResponse"> & {
   /**
-   * The runs of this page with their payloads, at most page_size.
+   * The runs of this page: at most page_size, and fewer when they are large, though more may follow.
    *
    * @generated from field: repeated baton.v1.Run runs = 1;
    */
@@ -383,7 +392,8 @@ export const ClaimNextRequestSchema: GenMessage<ClaimNextRequest> = /*@__PURE__*
  */
 export type ClaimNextResponse = Message<"baton.v1.ClaimNextResponse"> & {
   /**
-   * At most max_runs claims, in the order in which they were due. May be empty.
+   * At most max_runs claims, in the order in which they were due, and fewer when their runs are large. May be
+   * empty.
    *
    * @generated from field: repeated baton.v1.Claim claims = 1;
    */
@@ -404,8 +414,8 @@ export const ClaimNextResponseSchema: GenMessage<ClaimNextResponse> = /*@__PURE_
  */
 export type Claim = Message<"baton.v1.Claim"> & {
   /**
-   * The run right after the claim, with its payloads: the `input`, the `output` of the stage before, and the
-   * `checkpoint` of the attempt before. Always present.
+   * The run right after the claim, also where the call is repeated, with its payloads: the `input`, the
+   * `output` of the stage before, and the `checkpoint` of the attempt before. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -529,7 +539,7 @@ export const UpdateStatusRequestSchema: GenMessage<UpdateStatusRequest> = /*@__P
 export type UpdateError = Message<"baton.v1.UpdateError"> & {
   /**
    * A short word for programs, at most 64 characters, default empty. Goes to the run's `error`. The server's own,
-   * `LEASE_EXPIRED` and `ATTEMPT_TIMED_OUT`, are INVALID_ARGUMENT.
+   * `LEASE_EXPIRED`, `ATTEMPT_TIMED_OUT` and `PAYLOAD_UNREADABLE`, are INVALID_ARGUMENT.
    *
    * @generated from field: string code = 1;
    */
@@ -573,7 +583,7 @@ export const UpdateErrorSchema: GenMessage<UpdateError> = /*@__PURE__*/
  */
 export type UpdateStatusResponse = Message<"baton.v1.UpdateStatusResponse"> & {
   /**
-   * The run after the update; for a repeated update, as it is now. Always present.
+   * The run after the update, without its payloads; for a repeated update, as it is now. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -630,7 +640,8 @@ export const BatchUpdateStatusRequestSchema: GenMessage<BatchUpdateStatusRequest
  */
 export type BatchUpdateStatusResponse = Message<"baton.v1.BatchUpdateStatusResponse"> & {
   /**
-   * As many results as requests, in their order.
+   * As many results as requests, in their order. Where they take more than 3 MiB, the runs at the end have
+   * `payload_omitted` and lack their labels, texts and keys.
    *
    * @generated from field: repeated baton.v1.UpdateStatusResult results = 1;
    */
@@ -657,7 +668,8 @@ export type UpdateStatusResult = Message<"baton.v1.UpdateStatusResult"> & {
    */
   result: {
     /**
-     * The item was applied, or repeats one that was: the run after it, `cancel_requested` included.
+     * The item was applied, or repeats one that was: the run after it, `cancel_requested` included, without
+     * its payloads.
      *
      * @generated from field: baton.v1.Run run = 1;
      */
@@ -855,7 +867,7 @@ export const CancelRunRequestSchema: GenMessage<CancelRunRequest> = /*@__PURE__*
  */
 export type CancelRunResponse = Message<"baton.v1.CancelRunResponse"> & {
   /**
-   * The run after the call: CANCELED, or ACTIVE with cancel_requested. Always present.
+   * The run after the call, without its payloads: CANCELED, or ACTIVE with cancel_requested. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -972,7 +984,7 @@ export const RetryRunRequestSchema: GenMessage<RetryRunRequest> = /*@__PURE__*/
  */
 export type RetryRunResponse = Message<"baton.v1.RetryRunResponse"> & {
   /**
-   * The run after the call: PENDING. Always present.
+   * The run after the call, without its payloads: PENDING. Always present.
    *
    * @generated from field: baton.v1.Run run = 1;
    */
@@ -1073,6 +1085,13 @@ export type ListRunEventsRequest = Message<"baton.v1.ListRunEventsRequest"> & {
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
+
+  /**
+   * Show `input`, `output` and `checkpoint` as they were at each event. Default false: they are absent.
+   *
+   * @generated from field: bool include_payload = 4;
+   */
+  includePayload: boolean;
 };
 
 /**
@@ -1358,8 +1377,12 @@ export const WatchKindSchema: GenEnum<WatchKind> = /*@__PURE__*/
  * - takes requests of at most 16 MiB, also when they are decompressed; a larger one is INVALID_ARGUMENT, over
  *   every protocol: it would be as large the next time. The message of a Connect GET has at most 16 KiB and is
  *   not compressed. A server that has too many bytes of requests at the moment answers with OVERLOADED.
- *   Responses are as large as the runs in them, and a gRPC client accepts only 4 MiB unless it is told
- *   otherwise: raise that, or ask for few runs at once.
+ * - is answered with what a gRPC client accepts that was not told otherwise, which is 4 MiB: pages, histories,
+ *   claims and messages of a watch end at 3 MiB, measured as binary protobuf. GetRun and ClaimNext answer
+ *   with `input`, `output` and `checkpoint`, ListRuns, ListRunEvents and WatchRuns where `include_payload`
+ *   asks for them, everything else without, since the caller has them. A single run that is larger comes
+ *   with `payload_omitted` and is read by GetRun; ClaimNext gives it alone. Only these two may exceed 4 MiB,
+ *   with a run that plain SQL has made larger than calls can. In JSON the same answer may be larger.
  *
  * @generated from service baton.v1.JobService
  */
@@ -1400,7 +1423,7 @@ export const JobService: GenService<{
     output: typeof BatchCreateRunsResponseSchema;
   },
   /**
-   * Reads one run as it is now.
+   * Reads one run as it is now, with its payloads.
    *
    * Errors, beside those of every call: RUN_NOT_FOUND (NOT_FOUND). No side effects: safe to retry.
    *
@@ -1439,7 +1462,12 @@ export const JobService: GenService<{
    * Idempotent with a `request_id`: safe to retry. The same worker gets the same claims, with the same
    * tokens, while their leases live. Without a request_id, runs whose claim got lost on the way are handed
    * back: at once when the call was canceled or its connection broke, else when the lease ends; the former
-   * costs no attempt.
+   * costs no attempt. The same goes for runs whose answer cannot be sent.
+   *
+   * The claims of one answer end at 3 MiB; one run is given in any case. So an answer may have fewer claims
+   * than there are runs: whoever wants more calls again. A run whose payload cannot be sent to anybody, which
+   * only plain SQL can make (nested more than 30 deep, or more than 48 MiB of JSON), is FAILED with the code
+   * `PAYLOAD_UNREADABLE` when it is due, and holds up nobody. Mend it by SQL, then RetryRun.
    *
    * Errors, beside those of every call: PIPELINE_NOT_FOUND and STAGE_NOT_FOUND (NOT_FOUND).
    *
@@ -1587,8 +1615,7 @@ export const JobService: GenService<{
     output: typeof RetryRunsResponseSchema;
   },
   /**
-   * Lists the history of one run, oldest first, with payloads: each entry shows the run as it was at that
-   * event. Complete as far back as the log is kept; the first entry has version 1 unless retention has
+   * Lists the history of one run, oldest first: each entry shows the run as it was at that event. Complete as far back as the log is kept; the first entry has version 1 unless retention has
    * removed it.
    *
    * Errors, beside those of every call: RUN_NOT_FOUND (NOT_FOUND). No side effects: safe to retry.

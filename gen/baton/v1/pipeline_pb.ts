@@ -110,7 +110,7 @@ export type Pipeline = Message<"baton.v1.Pipeline"> & {
 
   /**
    * What creates runs of this pipeline by itself, again and again. Set by the client: at most 32, with distinct
-   * names; default none. Replaced with the rest of the definition: PutPipeline without schedules removes them,
+   * names, and so large that the pipeline takes at most 3 MiB as binary protobuf; default none. Replaced with the rest of the definition: PutPipeline without schedules removes them,
    * DeletePipeline too.
    *
    * @generated from field: repeated baton.v1.Schedule schedules = 11;

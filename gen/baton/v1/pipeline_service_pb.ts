@@ -140,7 +140,7 @@ export const ListPipelinesRequestSchema: GenMessage<ListPipelinesRequest> = /*@_
  */
 export type ListPipelinesResponse = Message<"baton.v1.ListPipelinesResponse"> & {
   /**
-   * The pipelines of this page, at most page_size.
+   * The pipelines of this page: at most page_size, and fewer when they are large, though more may follow.
    *
    * @generated from field: repeated baton.v1.Pipeline pipelines = 1;
    */

@@ -56,8 +56,8 @@ export type RunEvent = Message<"baton.v1.RunEvent"> & {
   previousStatus: string;
 
   /**
-   * The run as it was right after this change, never as it is now. WatchRuns leaves out `input`, `output` and
-   * `checkpoint` unless `include_payload` is set; ListRunEvents always has them.
+   * The run as it was right after this change, never as it is now. WatchRuns and ListRunEvents leave
+   * out `input`, `output` and `checkpoint` unless `include_payload` is set.
    *
    * @generated from field: baton.v1.Run run = 5;
    */

@@ -14,7 +14,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file baton/v1/run.proto.
  */
 export const file_baton_v1_run: GenFile = /*@__PURE__*/
-  fileDesc("ChJiYXRvbi92MS9ydW4ucHJvdG8SCGJhdG9uLnYxIoIHCgNSdW4SCgoCaWQYASABKAkSEAoIcGlwZWxpbmUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDgoGc3RhdHVzGAQgASgJEiEKBXN0YXRlGAUgASgOMhIuYmF0b24udjEuUnVuU3RhdGUSEgoKcmVwb3NpdG9yeRgGIAEoCRIpCgZsYWJlbHMYByADKAsyGS5iYXRvbi52MS5SdW4uTGFiZWxzRW50cnkSJgoFaW5wdXQYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EicKBm91dHB1dBgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSIQoFZXJyb3IYCiABKAsyEi5iYXRvbi52MS5SdW5FcnJvchIQCghwcmlvcml0eRgLIAEoBRIXCg9jb25jdXJyZW5jeV9rZXkYDCABKAkSDwoHYXR0ZW1wdBgNIAEoBRIUCgxtYXhfYXR0ZW1wdHMYDiABKAUSEQoJd29ya2VyX2lkGA8gASgJEjUKEWxlYXNlX2V4cGlyZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1zY2hlZHVsZV90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGBIgASgIEhAKCHByb2dyZXNzGBMgASgBEhYKDnN0YXR1c19tZXNzYWdlGBQgASgJEisKCmNoZWNrcG9pbnQYFSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg8KB3ZlcnNpb24YFiABKAMSLwoLY3JlYXRlX3RpbWUYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGBkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgaIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKcmVxdWVzdF9pZBgbIAEoCRIUCgx0cmFjZV9wYXJlbnQYHCABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIpCghSdW5FcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkqmQEKCFJ1blN0YXRlEhkKFVJVTl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEVJVTl9TVEFURV9QRU5ESU5HEAESFAoQUlVOX1NUQVRFX0FDVElWRRACEhcKE1JVTl9TVEFURV9TVUNDRUVERUQQAxIUChBSVU5fU1RBVEVfRkFJTEVEEAQSFgoSUlVOX1NUQVRFX0NBTkNFTEVEEAVCPwoMZGV2LmJhdG9uLnYxUAFaImJhdG9uLWpvYnMvZ2VuL2dvL2JhdG9uL3YxO2JhdG9udjGqAghCYXRvbi5WMWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChJiYXRvbi92MS9ydW4ucHJvdG8SCGJhdG9uLnYxIpsHCgNSdW4SCgoCaWQYASABKAkSEAoIcGlwZWxpbmUYAiABKAkSDQoFc3RhZ2UYAyABKAkSDgoGc3RhdHVzGAQgASgJEiEKBXN0YXRlGAUgASgOMhIuYmF0b24udjEuUnVuU3RhdGUSEgoKcmVwb3NpdG9yeRgGIAEoCRIpCgZsYWJlbHMYByADKAsyGS5iYXRvbi52MS5SdW4uTGFiZWxzRW50cnkSJgoFaW5wdXQYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EicKBm91dHB1dBgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSIQoFZXJyb3IYCiABKAsyEi5iYXRvbi52MS5SdW5FcnJvchIQCghwcmlvcml0eRgLIAEoBRIXCg9jb25jdXJyZW5jeV9rZXkYDCABKAkSDwoHYXR0ZW1wdBgNIAEoBRIUCgxtYXhfYXR0ZW1wdHMYDiABKAUSEQoJd29ya2VyX2lkGA8gASgJEjUKEWxlYXNlX2V4cGlyZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1zY2hlZHVsZV90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGBIgASgIEhAKCHByb2dyZXNzGBMgASgBEhYKDnN0YXR1c19tZXNzYWdlGBQgASgJEisKCmNoZWNrcG9pbnQYFSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg8KB3ZlcnNpb24YFiABKAMSLwoLY3JlYXRlX3RpbWUYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGBkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgaIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKcmVxdWVzdF9pZBgbIAEoCRIUCgx0cmFjZV9wYXJlbnQYHCABKAkSFwoPcGF5bG9hZF9vbWl0dGVkGB0gASgIGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiKQoIUnVuRXJyb3ISDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJKpkBCghSdW5TdGF0ZRIZChVSVU5fU1RBVEVfVU5TUEVDSUZJRUQQABIVChFSVU5fU1RBVEVfUEVORElORxABEhQKEFJVTl9TVEFURV9BQ1RJVkUQAhIXChNSVU5fU1RBVEVfU1VDQ0VFREVEEAMSFAoQUlVOX1NUQVRFX0ZBSUxFRBAEEhYKElJVTl9TVEFURV9DQU5DRUxFRBAFQj8KDGRldi5iYXRvbi52MVABWiJiYXRvbi1qb2JzL2dlbi9nby9iYXRvbi92MTtiYXRvbnYxqgIIQmF0b24uVjFiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * One piece of work that passes through the stages of its pipeline.
@@ -87,7 +87,7 @@ export type Run = Message<"baton.v1.Run"> & {
 
   /**
    * What the workers are to work on. From CreateRun; at most 1 MiB as JSON text. Absent when none was given,
-   * or where payloads are left out (WatchRuns without `include_payload`).
+   * or where payloads are left out: in answers that do not carry them, and with `payload_omitted`.
    *
    * @generated from field: google.protobuf.Struct input = 8;
    */
@@ -256,6 +256,16 @@ export type Run = Message<"baton.v1.Run"> & {
    * @generated from field: string trace_parent = 28;
    */
   traceParent: string;
+
+  /**
+   * The answer carries payloads, and this run comes without its `input`, `output` and `checkpoint`, because
+   * they would make it larger than 3 MiB, or because plain SQL has made them such that they cannot be sent.
+   * GetRun has the former. In the answer of a batch: `labels`, `repository`, `concurrency_key`,
+   * `status_message` and the message of `error` were left out. Set by the server; never in ClaimNext.
+   *
+   * @generated from field: bool payload_omitted = 29;
+   */
+  payloadOmitted: boolean;
 };
 
 /**
@@ -274,7 +284,7 @@ export const RunSchema: GenMessage<Run> = /*@__PURE__*/
 export type RunError = Message<"baton.v1.RunError"> & {
   /**
    * A short word for programs, at most 64 characters, for example `TEST_FAILED`. Empty when the worker gave
-   * none. The server's own are `LEASE_EXPIRED` and `ATTEMPT_TIMED_OUT`.
+   * none. The server's own are `LEASE_EXPIRED`, `ATTEMPT_TIMED_OUT` and `PAYLOAD_UNREADABLE`.
    *
    * @generated from field: string code = 1;
    */

@@ -44,8 +44,13 @@ export function batchCreateFromProto(
 }
 
 export function listRunsFromProto(request: pb.ListRunsRequest, violations: Violations): ListRunsRequest {
-  const { pageSize, pageToken } = request;
-  return { filter: filterFromProto(request.filter, 'filter', violations), pageSize, pageToken };
+  const { pageSize, pageToken, includePayload } = request;
+  return {
+    filter: filterFromProto(request.filter, 'filter', violations),
+    pageSize,
+    pageToken,
+    includePayload,
+  };
 }
 
 export function claimNextFromProto(
@@ -91,8 +96,8 @@ export function updateStatusFromProto(
 }
 
 export function listRunEventsFromProto(request: pb.ListRunEventsRequest): ListRunEventsRequest {
-  const { runId, pageSize, pageToken } = request;
-  return { runId, pageSize, pageToken };
+  const { runId, pageSize, pageToken, includePayload } = request;
+  return { runId, pageSize, pageToken, includePayload };
 }
 
 export function watchRunsFromProto(request: pb.WatchRunsRequest, violations: Violations): WatchRunsRequest {

@@ -67,6 +67,7 @@ export function runToProto(run: Run, payload = true): ProtoRun {
     endTime: dateToTimestamp(run.endTime),
     requestId: run.requestId,
     traceParent: run.traceParent,
+    payloadOmitted: payload && run.payloadOmitted,
   };
 }
 

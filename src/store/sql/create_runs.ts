@@ -1,4 +1,4 @@
-import type { JsonObject, Run } from '../../run/run.js';
+import type { Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
 import type { Queryable } from '../pool.js';
 import { throwAsDeleted } from '../violation.js';
@@ -102,7 +102,8 @@ function toRun(run: NewRun, row: CreatedRow): Run {
     stage: row.stage,
     status: row.status,
     state: 'PENDING',
-    input: run.input === undefined ? undefined : (JSON.parse(run.input) as JsonObject),
+    // Its caller has it.
+    input: undefined,
     output: undefined,
     error: undefined,
     attempt: 0,
@@ -119,6 +120,7 @@ function toRun(run: NewRun, row: CreatedRow): Run {
     updateTime: row.create_time,
     startTime: undefined,
     endTime: undefined,
+    payloadOmitted: false,
   };
 }
 

@@ -1,9 +1,12 @@
+import { LIMITS } from '../../base/limits.js';
+import { splitClaims } from '../../run/claim_split.js';
 import type { Claim } from '../../run/run.js';
 import { hasKey } from '../key_sql.js';
 import { FOR_UPDATE, type OnLocked } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
-import { decodeRun, runColumns, type RunRow } from '../rows.js';
+import { getRun } from './get_run.js';
+import { readClaimed } from './read_claimed.js';
 
 /**
  * Whether a run (alias r) is still held under the request of an item (alias i). Wrapped, so that it is looked up by the
@@ -16,7 +19,7 @@ export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.claim_requ
       and r.lease_expire_time > clock_timestamp(), false)`;
 
 /**
- * The claims that each worker got under one request_id and still holds, in claim order. They are marked as repeated, so
+ * Finds what each worker got under one request_id and still holds, in claim order. It is marked as repeated, so
  * that the first call does not hand back what the second one was given. Locked in order of id, as every statement does
  * that waits for rows. What was found and could not be locked comes back too, without the run.
  */
@@ -42,14 +45,23 @@ with item as materialized (
   update baton.runs r set repeated_lease = r.lease_number
   from locked
   where ${hasKey('r.id', 'locked.id')}
-  returning locked.position, r.claimable_time, r.lease_number, r.lease_id::text as lease_id, ${runColumns('r')}
+  returning
+    locked.position, r.priority, r.claimable_time, r.id, r.lease_number, r.lease_id::text as lease_id, r.lease_expire_time
 )
-select f.position as found_position, held.*
+select f.position as found_position, held.id, held.lease_number, held.lease_id, held.lease_expire_time
 from found f left join held on held.id = f.id
 order by f.position, held.priority desc, held.claimable_time, held.id`,
 });
 // One that waits is kept from the connections of those that do not.
 const SQL = { wait: sql('wait').text, skip: sql('skip') };
+
+interface HeldRow {
+  id: string;
+  lease_number: bigint;
+  lease_id: string;
+  lease_expire_time: Date;
+}
+type FoundRow = { found_position: bigint } & ({ id: null } | HeldRow);
 
 /** What a ClaimNext is known by. */
 export interface ClaimRequestKey {
@@ -69,18 +81,15 @@ export async function findClaims(
   keys: readonly ClaimRequestKey[],
   onLocked: OnLocked = 'wait',
 ): Promise<(Claim[] | undefined)[]> {
-  const claims: Claim[][] = keys.map(() => []);
-  if (keys.every(({ requestId }) => requestId === '')) return claims;
-  type Row = { found_position: bigint } & (
-    { id: null } | (RunRow & { lease_number: bigint; lease_id: string })
-  );
-  const rows = await db.query<Row>(SQL[onLocked], [
+  if (keys.every(({ requestId }) => requestId === '')) return keys.map(() => []);
+  const rows = await db.query<FoundRow>(SQL[onLocked], [
     // An empty one matches nothing, since a run without a request_id has none at all.
     keys.map(({ requestId }) => requestId),
     keys.map(({ workerId }) => workerId),
     keys.map(({ pipeline }) => pipeline),
     keys.map(({ stage }) => stage),
   ]);
+  const held: HeldRow[][] = keys.map(() => []);
   const passedOver = new Set<number>();
   for (const row of rows) {
     const index = Number(row.found_position) - 1;
@@ -89,9 +98,26 @@ export async function findClaims(
       if (onLocked === 'skip') passedOver.add(index);
       continue;
     }
-    const run = decodeRun(row);
-    const leaseToken = encodeLeaseToken({ number: row.lease_number, id: row.lease_id });
-    claims[index]?.push({ run, leaseToken, leaseExpireTime: run.leaseExpireTime ?? run.updateTime });
+    held[index]?.push(row);
   }
-  return claims.map((held, index) => (passedOver.has(index) ? undefined : held));
+  const claims: (Claim[] | undefined)[] = [];
+  for (const [index, found] of held.entries())
+    claims.push(passedOver.has(index) ? undefined : await toClaims(db, found));
+  return claims;
+}
+
+/** Each run as of its claim. What there is no room for was not given by the first answer either, which releases it. */
+async function toClaims(db: Queryable, held: readonly HeldRow[]): Promise<Claim[]> {
+  if (held.length === 0) return [];
+  const leases = held.map(({ id, lease_id }) => ({ runId: id, leaseId: lease_id }));
+  const claims: Claim[] = [];
+  for (const [index, claimed] of (await readClaimed(db, leases)).entries()) {
+    const row = held[index];
+    // Whoever looks for it in a log that keeps so little is given it as it is now.
+    const run = claimed ?? (row && (await getRun(db, row.id)));
+    if (row === undefined || run === undefined) continue;
+    const leaseToken = encodeLeaseToken({ number: row.lease_number, id: row.lease_id });
+    claims.push({ run, leaseToken, leaseExpireTime: row.lease_expire_time });
+  }
+  return splitClaims(claims, LIMITS.answerBytes).fitting;
 }

@@ -17,13 +17,35 @@ export async function getPipeline(db: Queryable, name: string): Promise<Pipeline
   return row === undefined ? undefined : decodePipeline(row);
 }
 
+/** Those that begin before so many bytes of stages and schedules; the first in any case. */
+const PAGE = `
+select page.*
+from (
+  select p.*, count(*) over ()::int as page_rows, sum(p.bytes) over (order by p.name collate "C") - p.bytes as bytes_before
+  from (
+    select p.*, octet_length(p.stages::text) + octet_length(p.schedules::text) as bytes
+    from (${PIPELINES} where p.name > $1::text collate "C" order by p.name collate "C" limit $2::int) p
+    offset 0
+  ) p
+) page
+where page.bytes_before < $3::bigint
+order by page.name collate "C"`;
+
+export interface PipelinePage {
+  readonly pipelines: readonly Pipeline[];
+  /** The page ended before its limit, because of its bytes. */
+  readonly isCut: boolean;
+}
+
 /** Pipelines in order of name, after the given one. */
-export async function listPipelines(db: Queryable, after: string, limit: number): Promise<Pipeline[]> {
-  const rows = await db.query<PipelineRow>(
-    `${PIPELINES} where p.name > $1::text collate "C" order by p.name collate "C" limit $2::int`,
-    [after, limit],
-  );
-  return rows.map(decodePipeline);
+export async function listPipelines(
+  db: Queryable,
+  after: string,
+  limit: number,
+  maxBytes: number,
+): Promise<PipelinePage> {
+  const rows = await db.query<PipelineRow & { page_rows: number }>(PAGE, [after, limit, maxBytes]);
+  return { pipelines: rows.map(decodePipeline), isCut: (rows[0]?.page_rows ?? 0) > rows.length };
 }
 
 /** Which of these pipelines exist. */

@@ -1,4 +1,5 @@
 import type { RunEvent } from '../../run/run.js';
+import { cutByBytes, PAGE_PAYLOAD } from '../payload_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 import { decodeEvent, eventColumns, type EventRow } from '../rows.js';
 import { isLostSql } from './is_lost.js';
@@ -28,23 +29,16 @@ from (
 ${JOIN_LOG}`,
 };
 
-/** Bytes of one event's payload as JSON text. */
-const PAYLOAD_BYTES = `
-  octet_length(coalesce(e.output::text, '')) + octet_length(coalesce(e.checkpoint::text, ''))
-  + octet_length(coalesce(r.input::text, ''))`;
-
-/**
- * The same with input, output and checkpoint, cut off after so many bytes of them; at least one event is returned.
- * The input never changes and is read from the run.
- */
+/** The same with input, output and checkpoint, cut off after so many bytes of them. The input is read from the run. */
 const SQL_WITH_PAYLOAD: Statement = {
   name: 'read_events_with_payload',
   text: `
 select page.*, log.*
 from (
-  select ${eventColumns('e')}, e.output, e.checkpoint, e.input
-  from (
-    select e.*, r.input, sum(${PAYLOAD_BYTES}) over (order by e.revision) - (${PAYLOAD_BYTES}) as bytes_before
+  select ${eventColumns('page')}, ${PAGE_PAYLOAD}
+  from ${cutByBytes(
+    `
+    select e.*, r.input
     from (
       select * from baton.run_events e
       where e.revision > $1::bigint
@@ -52,9 +46,10 @@ from (
       limit $2::int
     ) e
     -- Event by event: a join would be free to read all runs.
-    left join lateral (select r.input from baton.runs r where r.id = e.run_id offset 0) r on true
-  ) e
-  where e.bytes_before < $3::bigint
+    left join lateral (select r.input from baton.runs r where r.id = e.run_id offset 0) r on true`,
+    'revision',
+    '$3::bigint',
+  )}
 ) page
 ${JOIN_LOG}`,
 };

@@ -1,8 +1,9 @@
 import type { RunFilter } from '../../run/filter.js';
 import type { Run } from '../../run/run.js';
 import { filterPredicate, filterValues } from '../filter_sql.js';
+import { cutByBytes, PAGE_PAYLOAD } from '../payload_sql.js';
 import type { Queryable } from '../pool.js';
-import { bareRunColumns, decodeRun, runColumns, type RunRow } from '../rows.js';
+import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
 /** One page of matching runs in order of id. */
 const sql = (columns: string): string => `
@@ -13,21 +14,12 @@ where ($1::uuid is null or r.id > $1::uuid)
 order by r.id
 limit $2::int`;
 
-const SQL = sql(bareRunColumns('r'));
+const SQL = sql(runColumns('r'));
 
-/** The same with payload, cut off after so many bytes of it; at least one run is returned. */
+/** The same with payload, cut off after so many bytes of it. */
 const SQL_WITH_PAYLOAD = `
-select ${runColumns('page')}
-from (
-  select
-    r.*, row_number() over (order by r.id) as place,
-    sum(
-      octet_length(coalesce(r.input::text, '')) + octet_length(coalesce(r.output::text, ''))
-      + octet_length(coalesce(r.checkpoint::text, ''))
-    ) over (order by r.id) as bytes
-  from (${sql('r.*')}) r
-) page
-where page.place = 1 or page.bytes <= $10::bigint
+select ${runColumns('page')}, ${PAGE_PAYLOAD}
+from ${cutByBytes(sql('r.*'), 'id', '$10::bigint')}
 order by page.id`;
 
 export interface ReadStateOptions {

@@ -6,9 +6,11 @@ import {
   CLAIMED,
   decodeClaims,
   knownSql,
+  LEFT,
   nextSql,
   NO_LIMITS,
   PICKED,
+  slotSql,
   stageSql,
   type ClaimMarks,
   type ClaimResult,
@@ -49,25 +51,20 @@ with ${appendBy('$13')}, ${planned('skip')}, want as materialized (
 ), plan as materialized (
   select * from planned where planned.position not in (select position from put_off)
 ), stage as materialized (${stageSql('$14', '$15', NO_LIMITS)}
-), slot as materialized (
-  select
-    want.position as waiter, want.worker_id, want.request_id, nullif(want.lease_ms, 0) as lease_ms,
-    row_number() over (order by want.position, g) as place
-  from want
-  join plan on plan.position = want.position
-  cross join lateral generate_series(1, want.runs) as g
+), slot as materialized (${slotSql('(select want.* from want join plan on plan.position = want.position) w', 'w.position')}
 ), locked as materialized (${nextSql('$14', '$15', '(select count(*) from slot)', { times: '$21', ids: '$22' })}
-), picked as materialized (${PICKED}
-), updated as (${UPDATED}
+), ${PICKED}, updated as (${UPDATED}
 ), claimed as (${CLAIMED}
 ), changed as (
-  select null::bigint as waiter, 0 as place, null::bigint as lease_number, null::text as lease_id, null::text as claimable_time, updated.*
+  select null::bigint as waiter, 0 as place, null::bigint as lease_number, null::text as lease_id, null::text as claimable_time, updated.*,
+    null::jsonb as input, null::jsonb as output, null::jsonb as checkpoint, false as payload_omitted
   from updated
   union all
-  select claimed.waiter, claimed.place, claimed.lease_number, claimed.lease_id, claimed.claimable_time, null::bigint, ${runColumns('claimed')}
+  select claimed.waiter, claimed.place, claimed.lease_number, claimed.lease_id, claimed.claimable_time, null::bigint, ${runColumns('claimed')},
+    claimed.input, claimed.output, claimed.checkpoint, claimed.payload_omitted
   from claimed
 )
-select known.*, (select array_agg(position)::text[] from put_off) as put_off, changed.*
+select known.*, ${LEFT} as runs_left, (select array_agg(position)::text[] from put_off) as put_off, changed.*
 from known
 left join changed on true
 order by changed.place`,

@@ -10,7 +10,14 @@ const BEYOND_DOUBLE = /(?:^|\D)\d{309}/;
  * as the greatest double.
  */
 export function parseJsonb(text: string): unknown {
-  return BEYOND_DOUBLE.test(text) ? JSON.parse(text, clampNumber) : JSON.parse(text);
+  if (!BEYOND_DOUBLE.test(text)) return JSON.parse(text);
+  try {
+    return JSON.parse(text, clampNumber);
+  } catch (error) {
+    // Nested deeper than that goes, by thousands: no answer can hold it, whatever its numbers.
+    if (error instanceof RangeError) return JSON.parse(text);
+    throw error;
+  }
 }
 
 function clampNumber(_: string, value: unknown): unknown {

@@ -1,3 +1,4 @@
+import { ANSWER_MUTANTS } from './answers.js';
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { GROUP_MUTANTS } from './groups.js';
 import { HTTP_MUTANTS } from './http.js';
@@ -22,4 +23,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...REQUEST_MUTANTS,
   ...HTTP_MUTANTS,
   ...JSON_MUTANTS,
+  ...ANSWER_MUTANTS,
 ];

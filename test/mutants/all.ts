@@ -8,6 +8,7 @@ import { PLAN_MUTANTS } from './plans.js';
 import { REQUEST_MUTANTS } from './requests.js';
 import { SCHEDULE_MUTANTS } from './schedules.js';
 import { TOKEN_MUTANTS } from './tokens.js';
+import { VERDICT_MUTANTS } from './verdicts.js';
 import { WATCH_MUTANTS } from './watch.js';
 import { WORKER_MUTANTS } from './workers.js';
 
@@ -24,4 +25,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...HTTP_MUTANTS,
   ...JSON_MUTANTS,
   ...ANSWER_MUTANTS,
+  ...VERDICT_MUTANTS,
 ];

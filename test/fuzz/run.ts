@@ -4,6 +4,7 @@
  */
 import { parseArgs } from 'node:util';
 import { startCluster } from '../../bench/support/cluster.js';
+import { chooseSeed } from '../support/seed.js';
 import { fuzz } from './harness.js';
 import { BOUNDS, failuresOf, printReport } from './report.js';
 
@@ -11,7 +12,7 @@ const { values } = parseArgs({
   options: {
     inputs: { type: 'string', default: '10000' },
     first: { type: 'string', default: '0' },
-    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    seed: { type: 'string', default: String(chooseSeed('random')) },
   },
 });
 const [inputs, first, seed] = [Number(values.inputs), Number(values.first), Number(values.seed)];

@@ -42,9 +42,9 @@ export interface GrpcServerOptions extends Observer {
 export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcServer> {
   const bindings = bindingsOf(options.handlers);
   const paths = new Set(bindings.map(({ name }) => `/${name}`));
-  const intercept = interceptor(options.log, (path) => paths.has(path));
-  const server = new Server({ ...SERVER_OPTIONS, interceptors: [intercept] });
   const intake = options.intake ?? new Intake();
+  const intercept = interceptor(options.log, intake, (path) => paths.has(path));
+  const server = new Server({ ...SERVER_OPTIONS, interceptors: [intercept] });
   for (const binding of bindings) register(server, binding, options, intake);
   options.register?.(server);
   const port = await bind(server, options);
@@ -122,7 +122,7 @@ function unary(
     const call = new ServerCall(binding.name, 'grpc', observer);
     grpcCall.on('cancelled', () => call.cancel(() => goneReason(grpcCall.getDeadline())));
     const answer = call.run(async () => {
-      const payload = payloadOf(grpcCall.request, intake);
+      const payload: Payload = { ...grpcCall.request, format: 'binary' };
       const answered = await intake.serve(input, payload, call.signal, (request) =>
         binding.invoke(request, call),
       );
@@ -166,7 +166,7 @@ function serverStreaming(
     // The service may give up on a reader while a write is blocked; a status is all that can still be queued then.
     call.signal.addEventListener('abort', () => sink.close());
     const open = async (): Promise<WatchStream> => {
-      const payload = payloadOf(grpcCall.request, intake);
+      const payload: Payload = { ...grpcCall.request, format: 'binary' };
       return intake.serve(binding.method.input, payload, call.signal, (request) =>
         binding.open(request, call),
       );
@@ -194,12 +194,6 @@ function cancelAtDeadline(call: ServerCall, deadline: Date | number): () => void
   if (remainingMs > RPC_LIMITS.timerMs) return () => {};
   const timer = setTimeout(() => call.cancel(deadlineError), Math.max(remainingMs, 0));
   return () => clearTimeout(timer);
-}
-
-function payloadOf({ bytes, encoding }: PackedMessage, intake: Intake): Payload {
-  const held = intake.hold();
-  held.add(bytes.length);
-  return { bytes, encoding, format: 'binary', held };
 }
 
 /** grpc-js tells of a deadline as of any other cancel. Its timer may be a little early. */

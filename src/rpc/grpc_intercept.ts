@@ -1,45 +1,74 @@
+import type { ServerHttp2Stream } from 'node:http2';
 import { status as GrpcCode, type ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 import type { Logger } from '../base/log.js';
 import { FRAME_PREFIX_BYTES } from './convert/watch.js';
 import { toStatus } from './errors.js';
 import { frameworkError } from './framework_error.js';
 import { DETAILS_KEY, toGrpcStatus } from './grpc_status.js';
-import { canUnpack, unpackBytes } from './intake.js';
+import { canUnpack, unpackBytes, type Held, type Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 
 type SentStatus = Parameters<ServerInterceptingCall['sendStatus']>[0];
 
 /** A message as it came; grpc-js would unpack those of all calls at the same time. */
-export interface PackedMessage {
-  readonly bytes: Buffer;
-  readonly encoding: string;
-}
+export type PackedMessage = Omit<Payload, 'format'>;
 
 /** The innermost call of grpc-js, as far as it is replaced here; tests hold that it can be. */
 interface InnerCall {
   decompressMessage?: (frame: Buffer, encoding: string) => unknown;
+  handleDataFrame?: (data: Buffer) => void;
+  readonly stream?: ServerHttp2Stream;
 }
 
 /**
- * Replaces two methods of the innermost call of grpc-js, below any interceptor. What it refuses by itself, such as
- * messages that are too large and deadlines, gets ErrorInfo; and messages of Baton's services are left compressed, for
- * the intake. Those of health and reflection have to be small.
+ * Replaces three methods of the innermost call of grpc-js, below any interceptor. What it refuses by itself, such as
+ * messages that are too large and deadlines, gets ErrorInfo; bytes of messages that are not whole yet have their part of the
+ * intake's budget; and messages of Baton's services are left compressed, for the intake. Those of health and reflection
+ * have to be small.
  *
  * @param isOurs whether the method of this path takes a `PackedMessage`
  */
-export function interceptor(log: Logger, isOurs: (path: string) => boolean): ServerInterceptor {
+export function interceptor(
+  log: Logger,
+  intake: Intake,
+  isOurs: (path: string) => boolean,
+): ServerInterceptor {
   return ({ path }, call) => {
     const send = call.sendStatus.bind(call);
     call.sendStatus = (status) => send(complete(status, log));
     const inner = call as InnerCall;
     const unpack = inner.decompressMessage?.bind(call);
+    const held = intake.hold();
+    countBytes(inner, held, (error) => call.sendStatus(toGrpcStatus(toStatus(error, log))));
     inner.decompressMessage = (frame, encoding): unknown => {
       if (!isOurs(path)) return unpackTiny(frame, encoding);
       const isKnown = canUnpack(encoding);
-      return isKnown ? { bytes: frame.subarray(FRAME_PREFIX_BYTES), encoding } : unpack?.(frame, encoding);
+      return isKnown
+        ? { bytes: frame.subarray(FRAME_PREFIX_BYTES), encoding, held }
+        : unpack?.(frame, encoding);
     };
     // A wrapper would do the same for 5 % more CPU per message; grpc-js only uses the interface's methods.
     return call as ServerInterceptingCall;
+  };
+}
+
+/** A small message, which nearly all are, is not worth the count. */
+function countBytes(inner: InnerCall, held: Held, refuse: (error: unknown) => void): void {
+  const handle = inner.handleDataFrame?.bind(inner);
+  let received = 0;
+  inner.handleDataFrame = (data): void => {
+    const isCounted = received > RPC_LIMITS.lightRequestBytes;
+    received += data.length;
+    try {
+      if (isCounted) held.add(data.length);
+      else if (received > RPC_LIMITS.lightRequestBytes) {
+        inner.stream?.once('close', () => held.release());
+        held.add(received);
+      }
+    } catch (error) {
+      return refuse(error);
+    }
+    handle?.(data);
   };
 }
 

@@ -55,6 +55,9 @@ export class Intake {
   readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
   #heldBytes = 0;
 
+  /** @param budgetBytes of all requests that are being received or wait */
+  constructor(private readonly budgetBytes: number = RPC_LIMITS.heldRequestBytes) {}
+
   /** Bytes of requests that are being received or wait to be decoded. */
   get heldBytes(): number {
     return this.#heldBytes;
@@ -63,7 +66,7 @@ export class Intake {
   hold(): Held {
     let held = 0;
     const add = (bytes: number): void => {
-      if (this.#heldBytes + bytes > RPC_LIMITS.heldRequestBytes)
+      if (this.#heldBytes + bytes > this.budgetBytes)
         throw new BatonError('OVERLOADED', 'the server has too many bytes of requests at the moment');
       held += bytes;
       this.#heldBytes += bytes;

@@ -38,6 +38,11 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       edits: [edit('dist/src/rpc/connect_body.js', 'if (bytes.length <= limit)', 'if (true)')],
       caughtBy: 'a GET has its message as it is, and at most 16 KiB of it',
     },
+    {
+      name: 'bytes of a message that is not whole have no budget over gRPC',
+      edits: [edit('dist/src/rpc/grpc_intercept.js', 'held.add(received)', 'held.add(0)')],
+      caughtBy: 'bytes of requests that never end have a budget, by either port',
+    },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/rpc_limits' })),
   ...[
     {
@@ -52,7 +57,7 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
     },
     {
       name: 'bytes of requests have no budget',
-      edits: [edit(INTAKE, 'this.#heldBytes + bytes > RPC_LIMITS.heldRequestBytes', 'false')],
+      edits: [edit(INTAKE, 'this.#heldBytes + bytes > this.budgetBytes', 'false')],
       caughtBy: 'bytes that wait have a budget, and beyond it a request is told to come again',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/intake' })),

@@ -10,6 +10,7 @@ import { JobService as JobServiceDesc } from '../../gen/baton/v1/job_service_pb.
 import type { Logger } from '../../src/base/log.js';
 import type { CallReport } from '../../src/rpc/call.js';
 import { startGrpcServer, type GrpcServerOptions } from '../../src/rpc/grpc.js';
+import { Intake } from '../../src/rpc/intake.js';
 import type { RpcServer } from '../../src/rpc/listener.js';
 import { createHandlers } from '../../src/rpc/handlers.js';
 import { startHttpServer, type HttpServerOptions } from '../../src/rpc/http.js';
@@ -39,6 +40,7 @@ export interface Servers {
 }
 
 export interface ServersOptions {
+  readonly intake?: Intake;
   readonly jobs?: Partial<JobService>;
   readonly pipelines?: Partial<PipelineService>;
   readonly grpc?: Pick<GrpcServerOptions, 'drainTimeoutMs'>;
@@ -54,7 +56,14 @@ export async function startServers(options: ServersOptions = {}): Promise<Server
   const log = memoryLog(logs);
   const handlers = createHandlers(fakeJobs(options.jobs), fakePipelines(options.pipelines));
   const listen = { host: '127.0.0.1', port: 0 };
-  const common = { handlers, listen, log, onCall: (report: CallReport): void => void reports.push(report) };
+  const { intake = new Intake() } = options;
+  const common = {
+    handlers,
+    listen,
+    intake,
+    log,
+    onCall: (report: CallReport): void => void reports.push(report),
+  };
   const grpc = await startGrpcServer({ ...common, ...options.grpc });
   const ready = (): Promise<{ ok: boolean; detail: string }> =>
     Promise.resolve({ ok: true, detail: 'ready' });

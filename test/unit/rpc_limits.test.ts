@@ -1,6 +1,6 @@
 /** What one request may hold, over every way that it can come by. */
 import assert from 'node:assert/strict';
-import { connect } from 'node:http2';
+import { connect, type IncomingHttpHeaders } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { brotliCompressSync } from 'node:zlib';
 import { Code } from '@connectrpc/connect';
@@ -14,7 +14,8 @@ import {
   type RawTarget,
 } from '../support/raw_requests.js';
 import { FakeStream, OPENED, sampleRun } from '../support/rpc_fake.js';
-import { startServers, type Servers } from '../support/rpc_servers.js';
+import { Intake } from '../../src/rpc/intake.js';
+import { startServers, until, within, type Servers } from '../support/rpc_servers.js';
 
 function varint(value: number): Buffer {
   const bytes: number[] = [];
@@ -279,4 +280,45 @@ void describe('a request that holds too much', () => {
     const long = await getOverHttp2(servers.url, `encoding=json&message=${message('x'.repeat(20_000))}`);
     assert.match(long, /"invalid_argument".*at most 16384 bytes/);
   });
+});
+
+/** An upload over HTTP/2 that says how long its message is, sends half of it, and leaves it at that. */
+function uploadHalf(url: string, type: string, size: number): { answered: Promise<string>; end: () => void } {
+  const session = connect(url);
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': '/baton.v1.JobService/GetRun',
+    'content-type': type,
+    te: 'trailers',
+  });
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(size, 1);
+  stream.write(Buffer.concat([head, Buffer.alloc(size / 2)]));
+  const answered = new Promise<string>((resolve) => {
+    const status = (headers: IncomingHttpHeaders): void => {
+      if (headers['grpc-status'] !== undefined) resolve(String(headers['grpc-status']));
+    };
+    stream
+      .on('response', status)
+      .on('trailers', status)
+      .on('error', () => {})
+      .resume();
+  });
+  return { answered, end: () => session.destroy() };
+}
+
+void test('bytes of requests that never end have a budget, by either port', async () => {
+  const intake = new Intake(3_000_000);
+  await using servers = await startServers({ intake, jobs: { getRun: () => Promise.resolve(sampleRun()) } });
+  for (const url of [`http://127.0.0.1:${servers.grpc.port}`, servers.url]) {
+    const uploads = [1, 2].map(() => uploadHalf(url, 'application/grpc+proto', 2_800_000));
+    await until('both are held', () => intake.heldBytes === 2 * (1_400_000 + 5));
+    const refused = uploadHalf(url, 'application/grpc+proto', 2_800_000);
+    assert.equal(await within('the refusal', refused.answered), String(Code.ResourceExhausted));
+    // Small ones go on meanwhile.
+    for (const jobs of Object.values(servers.jobs))
+      await within('a call beside them', jobs.getRun({ id: 'x' }));
+    for (const { end } of [...uploads, refused]) end();
+    await until('all is given back', () => intake.heldBytes === 0);
+  }
 });

@@ -1,6 +1,7 @@
 import { Option, InvalidArgumentError } from 'commander';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
+import { problemOfUrl } from './store/session.js';
 
 export interface Address {
   readonly host: string;
@@ -92,11 +93,43 @@ function parseOrigins(text: string): string[] {
     });
 }
 
-function parseUrl(text: string): string {
-  if (!URL.canParse(text) || !/^postgres(ql)?:$/.test(new URL(text).protocol)) {
-    throw new InvalidArgumentError('must be a postgresql:// URL');
+/**
+ * Not an `argParser`: commander shows the value that was refused, and this one has a password.
+ *
+ * @throws Error that names the setting
+ */
+export function checkUrls(flags: { readonly databaseUrl?: string; readonly listenUrl?: string }): void {
+  for (const [name, url] of [
+    ['DATABASE_URL (--database-url)', flags.databaseUrl],
+    ['BATON_LISTEN_URL (--listen-url)', flags.listenUrl],
+  ] as const) {
+    const problem = url === undefined ? undefined : problemOfUrl(url);
+    if (problem !== undefined) throw new Error(`${name} ${problem}`);
   }
-  return text;
+  if (flags.databaseUrl === undefined && flags.listenUrl !== undefined) {
+    throw new Error(
+      'BATON_LISTEN_URL is set without DATABASE_URL: the embedded PostgreSQL needs no LISTEN URL of its own',
+    );
+  }
+}
+
+const OFF = /^(0|false|no|off)$/i;
+const ON = /^(1|true|yes|on)$/i;
+
+/**
+ * To be done before commander reads the environment: an empty variable counts as unset, and one of an option without a
+ * value as what it says, where commander takes any text for yes.
+ *
+ * @throws Error that names the variable
+ */
+export function tidyEnvironment(options: readonly Option[], env: NodeJS.ProcessEnv): void {
+  for (const { envVar, required, optional } of options) {
+    const value = envVar === undefined ? undefined : env[envVar];
+    if (envVar === undefined || value === undefined) continue;
+    const takesValue = required || optional;
+    if (value === '' || (!takesValue && OFF.test(value))) delete env[envVar];
+    else if (!takesValue && !ON.test(value)) throw new Error(`${envVar} must be 1 or 0`);
+  }
 }
 
 /** Where the database is; shared by every command that needs one. */
@@ -104,9 +137,12 @@ export const DATABASE_OPTIONS = [
   new Option(
     '--database-url <url>',
     'PostgreSQL 15 or newer to use; without it, an embedded PostgreSQL 18 in the data directory',
-  )
-    .env('DATABASE_URL')
-    .argParser(parseUrl),
+  ).env('DATABASE_URL'),
+  new Option(
+    '--listen-url <url>',
+    'a way to the same database that leads to PostgreSQL itself, where the database URL leads to a transaction pooler: ' +
+      'for migrations and notifications',
+  ).env('BATON_LISTEN_URL'),
   new Option('--data-dir <dir>', 'where the embedded PostgreSQL keeps its data')
     .env('BATON_DATA_DIR')
     .default('.baton'),
@@ -118,12 +154,6 @@ export const DATABASE_OPTIONS = [
 
 export const SERVE_OPTIONS = [
   ...DATABASE_OPTIONS,
-  new Option(
-    '--listen-url <url>',
-    'the database for the LISTEN connection, where the database URL is a transaction pooler',
-  )
-    .env('BATON_LISTEN_URL')
-    .argParser(parseUrl),
   new Option('--no-listen', 'find changes by polling once a second, without a LISTEN connection').env(
     'BATON_NO_LISTEN',
   ),
@@ -191,16 +221,15 @@ export interface ServeFlags {
   dataDir: string;
   poolConnections: number;
   logLevel: LogLevel;
-  insecurePublicListen: boolean | string;
+  insecurePublicListen: boolean;
 }
 
 const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
 
 /** @throws Error when the settings contradict each other or would not be safe */
 export function toServeConfig(flags: ServeFlags): ServeConfig {
-  // commander takes any text of an environment variable for a flag that is set.
-  const insecure =
-    flags.insecurePublicListen === true || ['1', 'true', 'yes'].includes(String(flags.insecurePublicListen));
+  checkUrls(flags);
+  const insecure = flags.insecurePublicListen;
   for (const [name, address] of [
     ['--grpc-listen', flags.grpcListen],
     ['--http-listen', flags.httpListen],
@@ -209,11 +238,6 @@ export function toServeConfig(flags: ServeFlags): ServeConfig {
     throw new Error(
       `${name} ${formatAddress(address)} is reachable from other machines, and this server has neither TLS nor ` +
         'authentication: anybody could change runs. Put it behind a proxy that has, or allow it by name with --insecure-public-listen.',
-    );
-  }
-  if (flags.databaseUrl === undefined && flags.listenUrl !== undefined) {
-    throw new Error(
-      'BATON_LISTEN_URL is set without DATABASE_URL: the embedded PostgreSQL needs no LISTEN URL of its own',
     );
   }
   return {

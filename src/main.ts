@@ -1,4 +1,8 @@
 #!/usr/bin/env node
-import { createProgram } from './cli/program.js';
+import { createProgram, fail } from './cli/program.js';
 
-await createProgram().parseAsync();
+try {
+  await createProgram().parseAsync();
+} catch (error) {
+  fail(error);
+}

@@ -12,10 +12,10 @@ import type { RpcServer } from './rpc/listener.js';
 import { Metrics } from './rpc/metrics.js';
 import { Reflection } from './rpc/reflection.js';
 import { createService, type Service } from './service/service.js';
-import { waitForDatabase } from './store/connect.js';
+import { prepareDatabase } from './store/connect.js';
 import { startEmbeddedPostgres } from './store/embedded/embedded-postgres.js';
-import { migrate } from './store/migrate.js';
-import { createPool, type Pool, type Statement } from './store/pool.js';
+import { createPool, type Pool, type PoolOptions } from './store/pool.js';
+import { ping } from './store/sql/ping.js';
 
 /** A server that is up. */
 export interface RunningServer {
@@ -33,7 +33,6 @@ export interface RunningServer {
 /** How long a stop waits for statements that are under way before it breaks their connections. */
 const STOP_QUERIES_MS = 8000;
 const CLOSE_POOL_MS = 2000;
-const PING: Statement = { name: 'ping', text: 'select 1' };
 
 /** What was started, so that it is stopped in reverse, also when a later step fails. */
 class Stopper {
@@ -69,10 +68,8 @@ async function startDatabase(
   signal: AbortSignal,
   stopper: Stopper,
 ): Promise<Database> {
-  if (config.databaseUrl !== undefined) {
-    await waitForDatabase(config.databaseUrl, systemClock, log, signal);
+  if (config.databaseUrl !== undefined)
     return { url: config.databaseUrl, failed: new Promise(() => undefined) };
-  }
   const embedded = await startEmbeddedPostgres({ dataDir: config.dataDir, log, signal });
   stopper.push(() => embedded.stop());
   const failed = embedded.exited.then(
@@ -112,33 +109,33 @@ export async function startServer(
   const stopper = new Stopper();
   try {
     const database = await startDatabase(config, log, signal, stopper);
-    const applied = await migrate({ databaseUrl: config.listenUrl ?? database.url, log });
-    if (applied.length > 0) log.info({ migrations: applied }, 'database migrated');
-    signal.throwIfAborted();
-
-    const pooled = config.listenUrl !== undefined;
-    const pool = createPool({ databaseUrl: database.url, connections: config.poolConnections, pooled, log });
-    stopper.push(() => closePool(pool));
-    // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
-    const watchPool = createPool({
+    const { pooled } = await prepareDatabase({
       databaseUrl: database.url,
+      listenUrl: config.listenUrl,
+      listens: config.listen,
+      log,
+      signal,
+    });
+    const open = (options: Omit<PoolOptions, 'databaseUrl' | 'pooled' | 'log'>): Pool => {
+      const pool = createPool({ databaseUrl: database.url, pooled, log, ...options });
+      stopper.push(() => closePool(pool));
+      return pool;
+    };
+    const pool = open({ connections: config.poolConnections });
+    // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
+    const watchPool = open({
       connections: LIMITS.watchConnections,
       name: 'baton watch',
       queryTimeoutMs: LIMITS.watchQueryTimeoutMs,
-      pooled,
-      log,
     });
-    stopper.push(() => closePool(watchPool));
     // A state is read at the pace of who asked for it, which must be nobody else's.
-    const statePool = createPool({
-      databaseUrl: database.url,
-      connections: LIMITS.stateConnections,
-      keeping: 0,
-      name: 'baton state',
-      pooled,
-      log,
-    });
-    stopper.push(() => closePool(statePool));
+    const statePool = open({ connections: LIMITS.stateConnections, keeping: 0, name: 'baton state' });
+    const pools = [pool, watchPool, statePool];
+    const abortPools = (): void => {
+      for (const each of pools) each.abort();
+    };
+    // Until the service is up, this ends what a start waits for; then a stop is orderly.
+    signal.addEventListener('abort', abortPools);
     const service = createService({
       pool,
       watchPool,
@@ -157,7 +154,7 @@ export async function startServer(
     stopper.push(() => service.stop());
 
     const handlers = createHandlers(service.jobs, service.pipelines);
-    const health = new Health({ ping: () => pool.query(PING), clock: systemClock, log });
+    const health = new Health({ ping: () => ping(pool, pools), clock: systemClock, log });
     const reflection = new Reflection();
     const register = (registry: GrpcRegistry): void => {
       health.register(registry);
@@ -191,15 +188,12 @@ export async function startServer(
       health.stop();
       reflection.stop();
       // A database that has gone silent would keep what is running from ending.
-      const timer = setTimeout(() => {
-        pool.abort();
-        watchPool.abort();
-        statePool.abort();
-      }, STOP_QUERIES_MS);
+      const timer = setTimeout(abortPools, STOP_QUERIES_MS);
       await Promise.all([stopListener(http), stopListener(grpc), service.stop()]);
       clearTimeout(timer);
     });
     signal.throwIfAborted();
+    signal.removeEventListener('abort', abortPools);
     health.start();
     return {
       grpc: { host: config.grpcListen.host, port: grpc.port },

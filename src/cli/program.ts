@@ -1,14 +1,31 @@
-import { Command } from 'commander';
+import { Command, type Option } from 'commander';
 import { createLogger } from '../base/log.js';
-import { DATABASE_OPTIONS, SERVE_OPTIONS, toServeConfig, type ServeFlags } from '../config.js';
+import {
+  DATABASE_OPTIONS,
+  SERVE_OPTIONS,
+  tidyEnvironment,
+  toServeConfig,
+  type ServeFlags,
+} from '../config.js';
 import { runMigrate, type MigrateFlags } from './migrate.js';
 import { serve } from './serve.js';
 import { version } from './version.js';
 
+/** What a person has mistyped is shown to him, but for a URL, which has a password. */
+function withoutSecrets(text: string): string {
+  return text.replace(/(postgres(?:ql)?:\/\/|password=).*/gi, '$1…');
+}
+
 /** Prints what went wrong in one line and sets the exit code; the stack is of use to nobody here. */
-function fail(error: unknown): void {
-  process.stderr.write(`baton: ${error instanceof Error ? error.message : String(error)}\n`);
+export function fail(error: unknown): void {
+  const text = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`baton: ${withoutSecrets(text)}\n`);
   process.exitCode = 1;
+}
+
+function addOptions(command: Command, options: readonly Option[]): void {
+  tidyEnvironment(options, process.env);
+  for (const option of options) command.addOption(option);
 }
 
 /** The `baton` command and its subcommands. */
@@ -16,10 +33,11 @@ export function createProgram(): Command {
   const program = new Command('baton')
     .description('A job service on your own PostgreSQL.')
     .version(version())
+    .configureOutput({ outputError: (text, write) => write(withoutSecrets(text)) })
     .showHelpAfterError();
 
   const serveCommand = program.command('serve').description('Run the server.');
-  for (const option of SERVE_OPTIONS) serveCommand.addOption(option);
+  addOptions(serveCommand, SERVE_OPTIONS);
   serveCommand.action(async (flags: ServeFlags) => {
     try {
       process.exitCode = await serve(toServeConfig(flags), createLogger(flags.logLevel));
@@ -33,7 +51,7 @@ export function createProgram(): Command {
     .description("Bring the database to this program's schema, or take migrations back.")
     .argument('[direction]', 'up or down', 'up')
     .option('--count <n>', 'how many migrations: all for up and one for down by default');
-  for (const option of DATABASE_OPTIONS) migrateCommand.addOption(option);
+  addOptions(migrateCommand, DATABASE_OPTIONS);
   migrateCommand.action(async (direction: string, flags: MigrateFlags) => {
     try {
       await runMigrate(direction, flags);

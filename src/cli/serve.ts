@@ -1,8 +1,7 @@
 import type { Logger } from '../base/log.js';
 import { formatAddress, type ServeConfig } from '../config.js';
 import { startServer, type RunningServer } from '../server.js';
-
-const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+import { StopSignals } from './signals.js';
 
 function readyText(server: RunningServer, startedAt: number): string {
   const http = formatAddress(server.http);
@@ -23,27 +22,21 @@ function readyText(server: RunningServer, startedAt: number): string {
 export async function serve(config: ServeConfig, log: Logger): Promise<number> {
   // performance.now() counts from the start of the process, so the ready line tells what a user has waited.
   const startedAt = 0;
-  const starting = new AbortController();
-  let onSignal: (() => void) | undefined;
-  const signaled = new Promise<undefined>((resolve) => {
-    onSignal = () => {
-      starting.abort(new Error('stopped while starting'));
-      resolve(undefined);
-    };
-    for (const signal of STOP_SIGNALS) process.on(signal, onSignal);
-  });
+  const stop = new StopSignals();
   try {
-    const server = await startServer(config, log, starting.signal);
+    const server = await startServer(config, log, stop.signal);
     process.stdout.write(readyText(server, startedAt));
-    const failure = await Promise.race([signaled, server.failed]);
+    const failure = await Promise.race([stop.received, server.failed]);
     if (failure !== undefined) log.error({ err: failure }, 'stopping');
     else log.info('stopping');
     await server.stop();
     return failure === undefined ? 0 : 1;
   } catch (error) {
-    if (starting.signal.aborted) return 0;
-    throw error;
+    // A start that was broken off by a signal.
+    if (!stop.signal.aborted) throw error;
+    stop.endSoon();
+    return 0;
   } finally {
-    if (onSignal !== undefined) for (const signal of STOP_SIGNALS) process.off(signal, onSignal);
+    stop.release();
   }
 }

@@ -9,6 +9,7 @@ import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import { Bell } from '../base/bell.js';
 import type { Clock } from '../base/clock.js';
+import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { GrpcRegistry } from './grpc_services.js';
 
@@ -16,19 +17,21 @@ import type { GrpcRegistry } from './grpc_services.js';
 export const HEALTH_SERVICES: readonly string[] = ['', JobService.typeName, PipelineService.typeName];
 
 const CHECK_INTERVAL_MS = 5000;
+/** While the database is away: whoever chooses between servers should have this one back soon. */
+const CHECK_AWAY_INTERVAL_MS = 1000;
 /** A database that has not answered by then is taken for one that is away. */
 const CHECK_TIMEOUT_MS = 4000;
 
 const DETAILS = {
   starting: 'starting',
   ready: 'ready',
-  database_away: 'the database cannot be reached',
+  database_away: 'the database cannot be reached at the moment',
   stopping: 'stopping',
 } as const;
 type State = keyof typeof DETAILS;
 
 export interface HealthOptions {
-  /** Asks the database for a sign of life, on the way that calls take. */
+  /** Asks whether the database can be worked with, on the way that calls take. A `BatonError` may say what it lacks. */
   readonly ping: () => Promise<unknown>;
   readonly clock: Clock;
   readonly log: Logger;
@@ -55,6 +58,7 @@ export class Health {
   );
   readonly #watches = new Set<Watch>();
   #state: State = 'starting';
+  #detail: string = DETAILS.starting;
 
   constructor(options: HealthOptions) {
     this.#options = options;
@@ -62,7 +66,7 @@ export class Health {
   }
 
   get ready(): { readonly ok: boolean; readonly detail: string } {
-    return { ok: this.#state === 'ready', detail: DETAILS[this.#state] };
+    return { ok: this.#state === 'ready', detail: this.#detail };
   }
 
   /** Registers `grpc.health.v1.Health`. */
@@ -99,21 +103,24 @@ export class Health {
       const startedAt = clock.now();
       const late = clock.after(CHECK_TIMEOUT_MS, () => this.#become('database_away'));
       // However late it is, it is waited for: asking again meanwhile would take another connection.
-      const answered = await ping().then(
-        () => true,
-        () => false,
+      await ping().then(
+        () => this.#become('ready'),
+        (error: unknown) => this.#become('database_away', error),
       );
       late.cancel();
-      this.#become(answered ? 'ready' : 'database_away');
-      await this.#bell.wait(Math.max(0, startedAt + CHECK_INTERVAL_MS - clock.now()));
+      const pauseMs = this.ready.ok ? CHECK_INTERVAL_MS : CHECK_AWAY_INTERVAL_MS;
+      await this.#bell.wait(Math.max(0, startedAt + pauseMs - clock.now()));
     }
   }
 
-  #become(state: State): void {
-    if (this.#state === state || this.#state === 'stopping') return;
-    if (state === 'database_away') this.#options.log.warn('not ready: the database cannot be reached');
+  #become(state: State, error?: unknown): void {
+    if (this.#state === 'stopping') return;
+    const detail = error instanceof BatonError ? error.message : DETAILS[state];
+    if (this.#state === state && this.#detail === detail) return;
+    if (state === 'database_away') this.#options.log.warn({ err: error }, `not ready: ${detail}`);
     if (state === 'ready' && this.#state === 'database_away') this.#options.log.info('ready again');
     this.#state = state;
+    this.#detail = detail;
     for (const service of HEALTH_SERVICES)
       this.#grpc.setStatus(service, state === 'ready' ? 'SERVING' : 'NOT_SERVING');
   }

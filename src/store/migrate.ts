@@ -2,13 +2,20 @@ import { readdir } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
-import pg from 'pg';
+import type pg from 'pg';
 import type { Logger } from '../base/log.js';
+import { DatabaseUnusableError } from './session_check.js';
+import { describeSessions, sessionText } from './describe_sessions.js';
+import { lockMigrations, type LockTimes } from './migration_lock.js';
+import { inSession } from './one_session.js';
+import { sessionConfig } from './session.js';
+import { processIdOf } from './watchdog.js';
 
 const MIGRATIONS_SCHEMA = 'baton';
 const MIGRATIONS_TABLE = 'migrations';
-/** Advisory lock of migrations, in the same key space as the log's. */
-const MIGRATION_LOCK = 477355191;
+const CONNECTING = { connectionTimeoutMillis: 5000 };
+/** How often a migration under way is asked about. */
+const LOOK_MS = 10_000;
 
 /** The database was migrated by a newer Baton than this one. */
 export class DatabaseTooNewError extends Error {
@@ -43,14 +50,17 @@ function refuseNewer(applied: readonly string[], known: readonly string[]): void
 }
 
 export interface MigrateOptions {
-  /** A session of its own is opened here; not a transaction pooler, because a session lock is taken. */
+  /** A session of its own is opened here; not a transaction pooler, which would keep the lock when this session ends. */
   readonly databaseUrl: string;
   readonly direction?: 'up' | 'down';
   /** How many migrations to apply: all for up and one for down when absent. */
   readonly count?: number;
   readonly log: Logger;
+  /** Ends a migration under way: what it has not committed is undone. */
+  readonly signal?: AbortSignal;
   /** Another folder of migrations, for tests. */
   readonly dir?: string;
+  readonly lockTimes?: LockTimes;
 }
 
 /**
@@ -61,41 +71,104 @@ export interface MigrateOptions {
  * @throws DatabaseTooNewError where the database has a migration that this program lacks; nothing is changed then
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
+  const { databaseUrl, log, lockTimes: times } = options;
+  const signal = options.signal ?? new AbortController().signal;
+  const config = sessionConfig({ databaseUrl, name: 'baton migrate' });
+  return inSession({ ...config, ...CONNECTING, keepAlive: true }, signal, async (client) => {
+    await lockMigrations(client, { log, signal, times });
+    const end = watchOver(client, config, log, signal);
+    try {
+      return await run(client, options);
+    } finally {
+      await end();
+    }
+  });
+}
+
+/** Under the lock. */
+async function run(client: pg.Client, { log, count, ...options }: MigrateOptions): Promise<string[]> {
   const dir = options.dir ?? migrationsDir();
   const direction = options.direction ?? 'up';
-  const client = new pg.Client({
-    connectionString: options.databaseUrl,
-    application_name: 'baton migrate',
-    keepAlive: true,
+  const known = await knownMigrations(dir);
+  const applied = await appliedMigrations(client);
+  refuseNewer(applied, known);
+  if (direction === 'up' && applied.length === known.length) return [];
+  const done = await runner({
+    dbClient: client,
+    dir,
+    direction,
+    ...(count === undefined ? {} : { count }),
+    migrationsSchema: MIGRATIONS_SCHEMA,
+    createMigrationsSchema: true,
+    migrationsTable: MIGRATIONS_TABLE,
+    singleTransaction: false,
+    // The lock is held already, so that the check for a newer database is under it too.
+    noLock: true,
+    logger: {
+      info: (text: string) => log.debug(text),
+      warn: (text: string) => log.warn(text),
+      error: (text: string) => log.error(text),
+    },
   });
-  client.on('error', (error) => options.log.warn({ err: error }, 'connection lost while migrating'));
-  await client.connect();
-  try {
-    await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
-    const known = await knownMigrations(dir);
+  return done.map((migration) => migration.name);
+}
+
+/**
+ * For a server that may not migrate, since all that it has is a transaction pooler.
+ *
+ * @throws DatabaseTooNewError, or DatabaseUnusableError where a migration is missing
+ */
+export async function assertMigrated(databaseUrl: string, signal: AbortSignal): Promise<void> {
+  const config = sessionConfig({ databaseUrl, name: 'baton migrate', pooled: true });
+  await inSession({ ...config, ...CONNECTING }, signal, async (client) => {
+    const known = await knownMigrations(migrationsDir());
     const applied = await appliedMigrations(client);
     refuseNewer(applied, known);
-    if (direction === 'up' && applied.length === known.length) return [];
-    const done = await runner({
-      dbClient: client,
-      dir,
-      direction,
-      ...(options.count === undefined ? {} : { count: options.count }),
-      migrationsSchema: MIGRATIONS_SCHEMA,
-      createMigrationsSchema: true,
-      migrationsTable: MIGRATIONS_TABLE,
-      singleTransaction: false,
-      // The lock above is held already, so that the check for a newer database is under it too.
-      noLock: true,
-      logger: {
-        info: (text: string) => options.log.debug(text),
-        warn: (text: string) => options.log.warn(text),
-        error: (text: string) => options.log.error(text),
-      },
+    const missing = known.filter((name) => !applied.includes(name)).sort();
+    if (missing.length === 0) return;
+    throw new DatabaseUnusableError(
+      `the database lacks the migrations ${missing.join(', ')}, and migrations are not made through a transaction ` +
+        'pooler: run "baton migrate" with a --database-url that leads to PostgreSQL itself, or set BATON_LISTEN_URL to it.',
+    );
+  });
+}
+
+/**
+ * While a migration runs: names whoever holds it up, and ends its backend when the signal is aborted, which would else go
+ * on with its statement, and hold the lock, until it has an answer to give.
+ *
+ * @returns ends it
+ */
+function watchOver(
+  client: pg.Client,
+  config: pg.ClientConfig,
+  log: Logger,
+  signal: AbortSignal,
+): () => Promise<void> {
+  const processId = processIdOf(client);
+  const ask = (work: (other: pg.Client) => Promise<unknown>): Promise<unknown> =>
+    inSession({ ...config, ...CONNECTING }, new AbortController().signal, work).catch((error: unknown) =>
+      log.warn({ err: error }, 'a migration under way cannot be asked about'),
+    );
+  const look = (): Promise<unknown> =>
+    ask(async (other) => {
+      const blocking = 'select pg_blocking_pids($1::int) as pids';
+      const { rows } = await other.query<{ pids: number[] }>(blocking, [processId]);
+      const sessions = await describeSessions(other, rows[0]?.pids ?? []);
+      if (sessions.length === 0) return;
+      log.warn({ holders: sessions }, `the migration waits for ${sessions.map(sessionText).join(', ')}`);
     });
-    return done.map((migration) => migration.name);
-  } finally {
-    // Ends the session and the lock with it.
-    await client.end();
-  }
+  let asking: Promise<unknown> = Promise.resolve();
+  const timer = setInterval(() => {
+    asking = look();
+  }, LOOK_MS);
+  const onAbort = (): void => {
+    asking = ask((other) => other.query('select pg_terminate_backend($1::int)', [processId]));
+  };
+  signal.addEventListener('abort', onAbort);
+  return async () => {
+    clearInterval(timer);
+    signal.removeEventListener('abort', onAbort);
+    await asking;
+  };
 }

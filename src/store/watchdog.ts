@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import pg from 'pg';
 import type { Clock, Timer } from '../base/clock.js';
@@ -168,9 +169,36 @@ export class Watchdog {
   }
 }
 
-/** The class of clients that are watched while they connect. */
+/** PostgreSQL tells both of a session when it begins, and whenever they change. */
+const READ_ONLY_PARAMETERS = ['in_hot_standby', 'default_transaction_read_only'];
+/** Which of them are on. */
+const readOnlyParameters = new WeakMap<pg.Client | pg.PoolClient, ReadonlySet<string>>();
+
+/** Whether nothing can be written in a session, as far as PostgreSQL has told. */
+export function isReadOnly(client: pg.Client | pg.PoolClient): boolean {
+  return (readOnlyParameters.get(client)?.size ?? 0) > 0;
+}
+
+interface ParameterStatus {
+  readonly parameterName: string;
+  readonly parameterValue: string;
+}
+
+/** The class of clients that are watched while they connect, and of which is known whether they are read-only. */
 export function connectingClient(watchdog: Watchdog): typeof pg.Client {
   return class extends pg.Client {
+    constructor(config?: string | pg.ClientConfig) {
+      super(config);
+      const on = new Set<string>();
+      readOnlyParameters.set(this, on);
+      const { connection } = this as unknown as { connection: EventEmitter };
+      connection.on('parameterStatus', ({ parameterName: name, parameterValue }: ParameterStatus) => {
+        if (!READ_ONLY_PARAMETERS.includes(name)) return;
+        if (parameterValue === 'on') on.add(name);
+        else on.delete(name);
+      });
+    }
+
     override connect(): Promise<pg.Client>;
     override connect(callback: (error: Error | null) => void): void;
     override connect(callback?: (error: Error | null) => void): Promise<pg.Client> | undefined {
@@ -196,8 +224,16 @@ export function processIdOf(client: pg.Client | pg.PoolClient): number | undefin
   return (client as unknown as { processID?: number }).processID;
 }
 
+interface Socketed {
+  readonly connection?: { readonly stream?: { readonly destroyed?: boolean; destroy?: () => void } };
+}
+
 /** Cuts a connection without a goodbye, which the other side of a half-open one would never answer. */
 export function destroySocket(client: pg.Client | pg.PoolClient): void {
-  const { connection } = client as unknown as { connection?: { stream?: { destroy?: () => void } } };
-  connection?.stream?.destroy?.();
+  (client as unknown as Socketed).connection?.stream?.destroy?.();
+}
+
+/** Whether that was done. */
+export function isCut(client: pg.Client | pg.PoolClient): boolean {
+  return (client as unknown as Socketed).connection?.stream?.destroyed === true;
 }

@@ -2,6 +2,7 @@ import pg from 'pg';
 import { backoffMs } from '../base/backoff.js';
 import type { Clock, Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
+import { sessionConfig } from '../store/session.js';
 import { destroySocket } from '../store/watchdog.js';
 
 /** The channel on which the log rings after every commit that changed a run. */
@@ -79,8 +80,7 @@ export class Listener {
   async #connect(): Promise<void> {
     const { databaseUrl, log } = this.#options;
     const client = new pg.Client({
-      connectionString: databaseUrl,
-      application_name: 'baton listen',
+      ...sessionConfig({ databaseUrl, name: 'baton listen' }),
       keepAlive: true,
       keepAliveInitialDelayMillis: 10_000,
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,

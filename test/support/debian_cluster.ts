@@ -29,7 +29,7 @@ interface Identity {
 }
 
 /** PostgreSQL refuses to run as root; Debian's package comes with a user for it. */
-async function serverIdentity(): Promise<Identity | undefined> {
+export async function serverIdentity(): Promise<Identity | undefined> {
   if (process.getuid?.() !== 0) return undefined;
   const ask = async (flag: string): Promise<number> => Number((await run('id', [flag, 'postgres'])).stdout);
   return { uid: await ask('-u'), gid: await ask('-g') };

@@ -88,6 +88,7 @@ export function openConnections(options: ConnectionsOptions): Connections {
   const inUse = new Set<pg.PoolClient>();
   const processIds = new Set<number | undefined>();
   let aborted = false;
+  const isAborted = (): boolean => aborted;
   /** Until then nobody asks for a connection: the last one that was made was read-only. */
   let refusedUntil = 0;
   const cutIdle = (): void => {
@@ -125,7 +126,7 @@ export function openConnections(options: ConnectionsOptions): Connections {
       try {
         client = await pool.connect();
         // It was cut a moment ago, and the pool has not heard of it.
-        while (isCut(client) && !aborted) {
+        while (isCut(client) && !isAborted()) {
           client.release(true);
           client = await pool.connect();
         }

@@ -14,6 +14,8 @@ import { processIdOf } from './watchdog.js';
 const MIGRATIONS_SCHEMA = 'baton';
 const MIGRATIONS_TABLE = 'migrations';
 const CONNECTING = { connectionTimeoutMillis: 5000 };
+/** Nobody should wait for long for what is only asked on the way. */
+const ASKING = { connectionTimeoutMillis: 1000, query_timeout: 1000 };
 /** How often a migration under way is asked about. */
 const LOOK_MS = 10_000;
 
@@ -147,7 +149,7 @@ function watchOver(
 ): () => Promise<void> {
   const processId = processIdOf(client);
   const ask = (work: (other: pg.Client) => Promise<unknown>): Promise<unknown> =>
-    inSession({ ...config, ...CONNECTING }, new AbortController().signal, work).catch((error: unknown) =>
+    inSession({ ...config, ...ASKING }, new AbortController().signal, work).catch((error: unknown) =>
       log.warn({ err: error }, 'a migration under way cannot be asked about'),
     );
   const look = (): Promise<unknown> =>

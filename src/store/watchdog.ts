@@ -70,6 +70,7 @@ export class Watchdog {
   #client: pg.Client | undefined;
   #askedAt = Number.NEGATIVE_INFINITY;
   #closed = false;
+  #aborted = false;
 
   constructor(options: WatchdogOptions) {
     this.#options = options;
@@ -161,9 +162,14 @@ export class Watchdog {
     await this.#asking;
   }
 
-  /** Ends a question under way at once, and connections that are being made. */
+  get aborted(): boolean {
+    return this.#aborted;
+  }
+
+  /** Ends a question under way at once, and connections that are being made, or are yet to be. */
   abort(): void {
     this.#closed = true;
+    this.#aborted = true;
     if (this.#client !== undefined) destroySocket(this.#client);
     for (const { isConnecting, cut } of this.#since.keys()) if (isConnecting === true) cut();
   }
@@ -208,6 +214,8 @@ export function connectingClient(watchdog: Watchdog): typeof pg.Client {
         cut: () => destroySocket(this),
       };
       watchdog.began(connecting);
+      // A pool makes a connection for each that waits, also when it is let go of meanwhile.
+      if (watchdog.aborted) setImmediate(connecting.cut);
       if (callback === undefined) return super.connect().finally(() => watchdog.ended(connecting));
       // In the same turn: an error may follow the end of connecting at once, and whoever called listens for it then.
       super.connect((error: Error | null) => {

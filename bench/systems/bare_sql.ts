@@ -2,7 +2,6 @@
  * Baton's own statements, called with arrays from one process: what the database and `pg` allow, without gRPC, checks
  * and a server between.
  */
-import { v7 as uuidV7 } from 'uuid';
 import { createLogger } from '../../src/base/log.js';
 import { STAGE_DEFAULTS, type PipelineDefinition } from '../../src/run/pipeline.js';
 import { decodeLeaseToken } from '../../src/store/lease_token.js';
@@ -50,7 +49,6 @@ export const open: Open = async ({ databaseUrl }) => {
       createBatches: (params) =>
         inBatches(batches(params), async (size) => {
           const runs = Array.from({ length: size }, () => ({
-            id: uuidV7(),
             pipeline: 'bench',
             repository: 'github.com/acme/shop',
             labels: { team: 'a' },

@@ -1089,12 +1089,10 @@ describeOnEveryPostgres('statements', (open) => {
       'keeps the order given, and every field',
       fresh(open, async (db) => {
         const runs = Array.from({ length: 50 }, (_, n) => newRun({ repository: String(n) }));
-        await createRuns(db.pool, runs);
-        const claims = await claim(db.pool, 'initialize', 50);
-        assert.deepEqual(
-          heldIds(claims),
-          runs.map(({ id }) => id),
-        );
+        const all = await createRuns(db.pool, runs);
+        const ids = runs.map((run) => all.get(run)?.id);
+        assert.deepEqual([...ids].sort(), ids);
+        assert.deepEqual(heldIds(await claim(db.pool, 'initialize', 50)), ids);
         const full = newRun({
           repository: 'r',
           labels: { 'a"b': `c'd` },
@@ -1107,10 +1105,10 @@ describeOnEveryPostgres('statements', (open) => {
           requestHash: Buffer.from([0, 255]),
           traceParent: 't',
         });
-        const made = must((await createRuns(db.pool, [full])).get(full.id), 'the run');
+        const made = must((await createRuns(db.pool, [full])).get(full), 'the run');
         const { requestHash: _, input, ...fields } = full;
         assert.deepEqual({ ...made, ...fields }, made);
-        assert.deepEqual(await getRun(db.pool, full.id), {
+        assert.deepEqual(await getRun(db.pool, made.id), {
           ...made,
           input: JSON.parse(input ?? '') as unknown,
         });
@@ -1120,11 +1118,40 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
+      "takes the time of an id from the database, whatever this server's clock says",
+      fresh(open, async (db) => {
+        const { now } = Date;
+        const ids: string[] = [];
+        try {
+          // Servers whose clocks differ create by turns; the last runs are of plain SQL and of a schedule's statement.
+          for (const skewMs of [0, 3_600_000, -3_600_000, 86_400_000, 0]) {
+            Date.now = () => now() + skewMs;
+            ids.push(...(await create(db.pool, {}, {}, {})).map(({ id }) => id));
+            await db.pool.query('select pg_sleep(0.002)');
+          }
+        } finally {
+          Date.now = now;
+        }
+        const [row] = await db.pool.query<{ id: string }>(
+          'insert into baton.runs default values returning id',
+        );
+        ids.push(must(row, 'a row').id);
+        assert.deepEqual([...ids].sort(), ids, 'ids are in the order of creation');
+        const [apart] = await db.pool.query<{ ms: number }>(
+          `select max(abs(extract(epoch from r.create_time) * 1000
+            - ('x' || left(translate(r.id::text, '-', ''), 12))::bit(48)::bigint))::float8 as ms from baton.runs r`,
+        );
+        assert.ok(must(apart, 'a row').ms < 60_000, `the id is ${apart?.ms} ms from the time of creation`);
+        assert.equal(new Set(ids.map((id) => id.slice(14))).size, ids.length);
+      }),
+    );
+
+    void test(
       'leaves out a run whose request id is taken, also by a transaction that is still open',
       fresh(open, async (db) => {
         await create(db.pool, { requestId: 'a' });
         const [again, other] = [newRun({ requestId: 'a' }), newRun({ requestId: 'b' })];
-        assert.deepEqual([...(await createRuns(db.pool, [again, other])).keys()], [other.id]);
+        assert.deepEqual([...(await createRuns(db.pool, [again, other])).keys()], [other]);
         for (const end of ['commit', 'rollback']) {
           const client = await db.connect();
           await client.query('begin');
@@ -1133,7 +1160,7 @@ describeOnEveryPostgres('statements', (open) => {
           const made = createRuns(db.pool, [late]);
           await waitFor(async () => (await waitingForLock(db.pool)).length === 1, 'the insert to wait');
           await client.query(end);
-          assert.equal((await within(made, 'the insert')).has(late.id), end === 'rollback');
+          assert.equal((await within(made, 'the insert')).has(late), end === 'rollback');
         }
       }),
     );
@@ -1144,7 +1171,7 @@ describeOnEveryPostgres('statements', (open) => {
         const [known, unknown] = [newRun(), newRun({ pipeline: 'nope' })];
         assert.equal((await createRuns(db.pool, [known, unknown], true)).size, 0);
         assert.equal((await readHead(db.pool)).revision, 0n);
-        assert.deepEqual([...(await createRuns(db.pool, [known, unknown])).keys()], [known.id]);
+        assert.deepEqual([...(await createRuns(db.pool, [known, unknown])).keys()], [known]);
         assert.equal((await readHead(db.pool)).revision, 1n);
       }),
     );

@@ -9,7 +9,7 @@ import { migrate } from '../../src/store/migrate.js';
 import { Cleanup } from '../support/cleanup.js';
 import { FaultProxy } from '../support/chaos_proxy.js';
 import { describeOnEveryPostgres, silent, type TestDatabase } from '../support/database.js';
-import { ANY_PORT, BatonProcess, ServerProcess, temporaryDir } from '../support/process.js';
+import { ANY_PORT, ServerProcess, temporaryDir, type BatonProcess } from '../support/process.js';
 import { waitFor, within } from '../support/wait.js';
 
 const MIGRATION_LOCK = 477355191;

@@ -101,7 +101,7 @@ export async function serveDebianCluster(
   const data = join(dir, 'data');
   const options = { cwd: dir, ...identity };
   const [port = 0] = await freePorts(1);
-  const all = { ...settings, port: String(port), listen_addresses: '127.0.0.1', unix_socket_directories: '' };
+  const all = { unix_socket_directories: '', ...settings, port: String(port), listen_addresses: '127.0.0.1' };
   const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const child = spawn(join(binDir, 'postgres'), ['-D', data, ...flags], { ...options, stdio: 'ignore' });
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));

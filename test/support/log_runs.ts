@@ -7,7 +7,6 @@ import { createRuns, type NewRun } from '../../src/store/sql/create_runs.js';
 import { decodeLeaseToken, type LeaseKey } from '../../src/store/lease_token.js';
 import { updateRuns, type RunUpdate } from '../../src/store/sql/update_runs.js';
 import type { JsonObject, Run } from '../../src/run/run.js';
-import { v7 as uuidV7 } from 'uuid';
 import type { Open, TestDatabase } from './database.js';
 
 /** A test with a database of its own, which is dropped after it however it ends. */
@@ -35,7 +34,6 @@ function text(value: JsonObject | undefined): string | undefined {
 /** A run as a caller of the service makes it; a test names only what it is about. */
 export function newRun({ input, ...fields }: RunFields = {}): NewRun {
   return {
-    id: uuidV7(),
     pipeline: 'ci',
     repository: '',
     labels: {},
@@ -55,7 +53,7 @@ export function newRun({ input, ...fields }: RunFields = {}): NewRun {
 export async function create(db: Queryable, ...runs: RunFields[]): Promise<Run[]> {
   const wanted = runs.map((fields) => newRun(fields));
   const made = await createRuns(db, wanted);
-  return wanted.map(({ id }) => must(made.get(id), `run ${id} to be created`));
+  return wanted.map((run) => must(made.get(run), 'a run to be created'));
 }
 
 /** Inserts one waiting run by plain SQL. */

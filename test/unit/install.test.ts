@@ -143,7 +143,23 @@ for (const [args, env, expected] of [
   [['--grpc-listen', 'nonsense'], {}, /--grpc-listen.*'nonsense'.*host:port/],
   [['--http-listen', '127.0.0.1:65536'], {}, /--http-listen.*'127\.0\.0\.1:65536'.*host:port/],
   [[], { BATON_GRPC_LISTEN: '50051' }, /--grpc-listen.*'50051'.*BATON_GRPC_LISTEN.*host:port/],
-  [['--database-url', 'mysql://localhost/x'], {}, /--database-url.*postgresql:\/\//],
+  [['--database-url', 'mysql://u:secret@localhost/x'], {}, /--database-url.*postgresql:\/\//],
+  [[], { DATABASE_URL: 'postgres://u:secret@a:1,b:2/x' }, /DATABASE_URL.*postgresql:\/\//],
+  [[], { DATABASE_URL: 'postgres://u:secret@a,b/x' }, /DATABASE_URL.*one host/],
+  [[], { DATABASE_URL: 'host=localhost password=secret' }, /DATABASE_URL.*postgresql:\/\//],
+  [
+    [],
+    { DATABASE_URL: 'postgres://u:secret@h/x?sslrootcert=/nowhere/ca.pem' },
+    /DATABASE_URL.*\/nowhere\/ca\.pem/,
+  ],
+  [
+    ['--database-url', 'postgres://h/x', '--listen-url', 'postgres://u:secret@h:99999/x'],
+    {},
+    /BATON_LISTEN_URL.*postgresql:\/\//,
+  ],
+  [['--databse-url=postgres://u:secret@h/x'], {}, /unknown option '--databse-url=postgres:\/\//],
+  [['postgres://u:secret@h/x'], {}, /too many arguments/],
+  [[], { BATON_NO_LISTEN: 'perhaps' }, /BATON_NO_LISTEN must be 1 or 0/],
   [['--listen-url', 'postgresql://127.0.0.1/x'], {}, /BATON_LISTEN_URL.*DATABASE_URL/],
   [['--no-such-flag'], {}, /unknown option '--no-such-flag'/],
 ] as const) {
@@ -151,6 +167,24 @@ for (const [args, env, expected] of [
     const { code, stderr, left } = await baton(t, ['serve', ...args], env);
     assert.equal(code, 1);
     assert.match(stderr, expected);
+    assert.doesNotMatch(stderr, /secret/);
     assert.deepEqual(left, [], 'nothing was begun');
   });
 }
+
+for (const insecure of ['', '0', 'false'])
+  test(`install: an empty variable counts as unset, and no as no: '${insecure}'`, async (t) => {
+    const env = {
+      ...{
+        DATABASE_URL: '',
+        BATON_LISTEN_URL: '',
+        BATON_HTTP_LISTEN: '',
+        BATON_LOG_RETENTION: '',
+        BATON_LOG_LEVEL: '',
+      },
+      ...{ BATON_NO_LISTEN: '', BATON_POOL_CONNECTIONS: '', BATON_INSECURE_PUBLIC_LISTEN: insecure },
+    };
+    const { code, stderr } = await baton(t, ['serve', '--grpc-listen', '0.0.0.0:0'], env);
+    assert.equal(code, 1);
+    assert.match(stderr, /^baton: --grpc-listen \S+ is reachable from other machines/);
+  });

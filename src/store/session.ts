@@ -38,12 +38,7 @@ export const SESSION_SETTINGS: readonly SessionSetting[] = [
   { name: 'standard_conforming_strings', value: 'on', why: 'a backslash in a text is a backslash' },
   { name: 'transform_null_equals', value: 'off', why: '"= null" is not "is null"' },
   { name: 'quote_all_identifiers', value: 'off', why: 'names are read back as they are', pooled: ANY },
-  {
-    name: 'search_path',
-    value: 'pg_catalog',
-    why: 'nobody else’s function takes the place of one',
-    pooled: ANY,
-  },
+  { name: 'search_path', value: 'pg_catalog', why: 'no function takes the place of another', pooled: ANY },
   {
     name: 'row_security',
     value: 'on',

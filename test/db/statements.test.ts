@@ -1090,9 +1090,9 @@ describeOnEveryPostgres('statements', (open) => {
       fresh(open, async (db) => {
         const runs = Array.from({ length: 50 }, (_, n) => newRun({ repository: String(n) }));
         const all = await createRuns(db.pool, runs);
-        const ids = runs.map((run) => all.get(run)?.id);
-        assert.deepEqual([...ids].sort(), ids);
-        assert.deepEqual(heldIds(await claim(db.pool, 'initialize', 50)), ids);
+        const given = runs.map((run) => must(all.get(run), 'a run').id);
+        assert.deepEqual([...given].toSorted(), given);
+        assert.deepEqual(heldIds(await claim(db.pool, 'initialize', 50)), given);
         const full = newRun({
           repository: 'r',
           labels: { 'a"b': `c'd` },
@@ -1121,12 +1121,12 @@ describeOnEveryPostgres('statements', (open) => {
       "takes the time of an id from the database, whatever this server's clock says",
       fresh(open, async (db) => {
         const { now } = Date;
-        const ids: string[] = [];
+        const created: string[] = [];
         try {
           // Servers whose clocks differ create by turns; the last runs are of plain SQL and of a schedule's statement.
           for (const skewMs of [0, 3_600_000, -3_600_000, 86_400_000, 0]) {
             Date.now = () => now() + skewMs;
-            ids.push(...(await create(db.pool, {}, {}, {})).map(({ id }) => id));
+            created.push(...(await create(db.pool, {}, {}, {})).map(({ id }) => id));
             await db.pool.query('select pg_sleep(0.002)');
           }
         } finally {
@@ -1135,14 +1135,14 @@ describeOnEveryPostgres('statements', (open) => {
         const [row] = await db.pool.query<{ id: string }>(
           'insert into baton.runs default values returning id',
         );
-        ids.push(must(row, 'a row').id);
-        assert.deepEqual([...ids].sort(), ids, 'ids are in the order of creation');
+        created.push(must(row, 'a row').id);
+        assert.deepEqual([...created].toSorted(), created, 'ids are in the order of creation');
         const [apart] = await db.pool.query<{ ms: number }>(
           `select max(abs(extract(epoch from r.create_time) * 1000
             - ('x' || left(translate(r.id::text, '-', ''), 12))::bit(48)::bigint))::float8 as ms from baton.runs r`,
         );
         assert.ok(must(apart, 'a row').ms < 60_000, `the id is ${apart?.ms} ms from the time of creation`);
-        assert.equal(new Set(ids.map((id) => id.slice(14))).size, ids.length);
+        assert.equal(new Set(created.map((id) => id.slice(14))).size, created.length);
       }),
     );
 

@@ -1,5 +1,6 @@
 import { ANSWER_MUTANTS } from './answers.js';
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
+import { DATABASE_MUTANTS } from './databases.js';
 import { GROUP_MUTANTS } from './groups.js';
 import { HTTP_MUTANTS } from './http.js';
 import { JSON_MUTANTS } from './json_rules.js';
@@ -26,4 +27,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...JSON_MUTANTS,
   ...ANSWER_MUTANTS,
   ...VERDICT_MUTANTS,
+  ...DATABASE_MUTANTS,
 ];

@@ -2,6 +2,7 @@ import { systemClock, type Clock } from './base/clock.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
 import type { Address, ServeConfig } from './config.js';
+import { ConnectionCounts } from './rpc/connection_counts.js';
 import { startGrpcServer } from './rpc/grpc.js';
 import type { GrpcRegistry } from './rpc/grpc_services.js';
 import { createHandlers } from './rpc/handlers.js';
@@ -160,7 +161,8 @@ export async function startServer(
       health.register(registry);
       reflection.register(registry);
     };
-    const { onCall, route } = new Metrics({ metrics: service.metrics, log });
+    const counts = new ConnectionCounts();
+    const { onCall, route } = new Metrics({ metrics: [...service.metrics, ...counts.metrics], log });
     const intake = new Intake();
     const grpc = await startGrpcServer({
       handlers,
@@ -168,6 +170,7 @@ export async function startServer(
       listen: config.grpcListen,
       log,
       onCall,
+      counts,
       register,
     });
     stopper.push(() => stopListener(grpc));
@@ -178,6 +181,7 @@ export async function startServer(
       gate: { hosts: new Set(config.httpHosts), origins: new Set(config.httpOrigins) },
       log,
       onCall,
+      counts,
       register,
       ready: () => Promise.resolve(health.ready),
       routes: route,

@@ -139,4 +139,13 @@ export const LIMITS = {
   pollIntervalMs: 1000,
   /** How long one reading of the figures may take in the database. */
   statsTimeoutMs: 20_000,
+
+  // The log.
+  /** Lines of one kind that are written in a window; what follows is counted, and told in one line at its end. */
+  logLines: 10,
+  logWindowMs: 10_000,
+  /** Kinds that are told apart in one window. */
+  logKinds: 100,
+  /** Bytes of log that wait for a slow reader; lines beyond are lost and counted. */
+  logPendingBytes: 1024 * 1024,
 } as const;

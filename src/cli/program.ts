@@ -28,8 +28,20 @@ function addOptions(command: Command, options: readonly Option[]): void {
   for (const option of options) command.addOption(option);
 }
 
+/**
+ * Whoever read the output may have gone (`baton … | head -1`): a command then ends as usual, and a server goes on. Node
+ * takes such an error without a listener for a crash.
+ */
+function bearClosedOutput(): void {
+  process.stderr.on('error', () => undefined);
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') fail(error);
+  });
+}
+
 /** The `baton` command and its subcommands. */
 export function createProgram(): Command {
+  bearClosedOutput();
   const program = new Command('baton')
     .description('A job service on your own PostgreSQL.')
     .version(version())

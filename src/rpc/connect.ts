@@ -28,8 +28,8 @@ import { takeContents, type Contents } from './connect_body.js';
 import { encodedMessage, iterateStream } from './connect_stream.js';
 import { FRAME_PREFIX_BYTES } from './convert/watch.js';
 import { encode } from './encode.js';
-import { DETAIL_REGISTRY, fitTrailers, statusOf } from './errors.js';
-import { deadlineError } from './framework_error.js';
+import { DETAIL_REGISTRY, fitTrailers, statusOf, toStatus } from './errors.js';
+import { deadlineError, frameworkError } from './framework_error.js';
 import { grpcRegistry, type GrpcRegistry } from './grpc_services.js';
 import type { Handlers } from './handlers.js';
 import type { Intake, Payload } from './intake.js';
@@ -101,7 +101,11 @@ async function serve(
   const [universal, contents] = intake ? takeContents(whole, request, response, intake) : [whole, undefined];
   values.set(CONTENTS, contents);
   clampTimeout(universal.header);
-  const answer = await completeErrors(await route(universal), observer.log);
+  const answer = await completeErrors(await route(universal), (code, text) => {
+    // What connect makes of a request that breaks off is an internal error, and nobody is left to hear of it.
+    const error = whole.signal.aborted ? undefined : frameworkError(code, text);
+    return error && toStatus(error, observer.log);
+  });
   if (isRefusal(answer)) {
     // With the wrong method the content type says nothing, and connect looks at it first.
     const allowed = methodsOf(route);

@@ -26,9 +26,7 @@ import {
 } from '@connectrpc/connect/protocol-grpc-web';
 import type { Status } from '../../gen/google/rpc/status_pb.js';
 import { LIMITS } from '../base/limits.js';
-import type { Logger } from '../base/log.js';
-import { DETAIL_REGISTRY, toStatus } from './errors.js';
-import { frameworkError } from './framework_error.js';
+import { DETAIL_REGISTRY } from './errors.js';
 
 /** Details are given with their schemas, so that JSON clients also get the readable `debug` form of each. */
 export function toConnectError(status: Status): ConnectError {
@@ -47,6 +45,9 @@ export function errorJson(status: Status): Uint8Array {
 
 const ERROR_JSON: Partial<JsonWriteOptions> = { registry: DETAIL_REGISTRY };
 
+/** The status for an error that connect made by itself; undefined leaves it as it is. */
+export type FrameworkStatus = (code: number, text: string) => Status | undefined;
+
 /**
  * Adds ErrorInfo to the errors that connect makes by itself: requests that cannot be parsed, are too large or badly
  * compressed. Most of them never pass an interceptor, so they are found on their way out, by the absence of details,
@@ -54,36 +55,38 @@ const ERROR_JSON: Partial<JsonWriteOptions> = { registry: DETAIL_REGISTRY };
  */
 export async function completeErrors(
   response: UniversalServerResponse,
-  log: Logger,
+  toStatus: FrameworkStatus,
 ): Promise<UniversalServerResponse> {
   const { header, body, trailer } = response;
   const type = header?.get('content-type') ?? '';
   if (body === undefined || header === undefined) return response;
-  if (type.startsWith('application/json') && response.status !== 200) return completeUnary(response, log);
+  if (type.startsWith('application/json') && response.status !== 200)
+    return completeUnary(response, toStatus);
   if (type.startsWith('application/connect+')) {
     const encoding = header.get(headerStreamEncoding);
-    const edit = (data: Uint8Array): Uint8Array => completeEndStream(data, log);
+    const edit = (data: Uint8Array): Uint8Array => completeEndStream(data, toStatus);
     return { ...response, body: mapChunks(body, (frame) => editFrame(frame, endStreamFlag, encoding, edit)) };
   }
   if (type.startsWith('application/grpc-web')) {
     const encoding = header.get(headerEncoding);
-    const edit = (data: Uint8Array): Uint8Array => trailerSerialize(completeTrailer(trailerParse(data), log));
+    const edit = (data: Uint8Array): Uint8Array =>
+      trailerSerialize(completeTrailer(trailerParse(data), toStatus));
     return { ...response, body: mapChunks(body, (frame) => editFrame(frame, trailerFlag, encoding, edit)) };
   }
   if (type.startsWith('application/grpc') && trailer !== undefined) {
-    return { ...response, body: mapChunks(body, undefined, () => completeTrailer(trailer, log)) };
+    return { ...response, body: mapChunks(body, undefined, () => completeTrailer(trailer, toStatus)) };
   }
   return response;
 }
 
 async function completeUnary(
   response: UniversalServerResponse,
-  log: Logger,
+  toStatus: FrameworkStatus,
 ): Promise<UniversalServerResponse> {
   const header = new Headers(response.header);
   const raw = await readAllBytes(response.body ?? empty(), Number.MAX_SAFE_INTEGER);
   const data = await decompress(raw, header.get(headerUnaryEncoding));
-  const status = missingStatus(parse(data), log);
+  const status = missingStatus(parse(data), toStatus);
   if (status === undefined) return { ...response, body: single(raw) };
   const body = errorJson(status);
   header.delete(headerUnaryEncoding);
@@ -91,27 +94,26 @@ async function completeUnary(
   return { ...response, status: codeToHttpStatus(status.code), header, body: single(body) };
 }
 
-function completeEndStream(data: Uint8Array, log: Logger): Uint8Array {
+function completeEndStream(data: Uint8Array, toStatus: FrameworkStatus): Uint8Array {
   const end = parse(data);
-  const status = missingStatus(end['error'], log);
+  const status = missingStatus(end['error'], toStatus);
   return status === undefined
     ? data
     : encode({ ...end, error: errorToJson(toConnectError(status), ERROR_JSON) });
 }
 
-function completeTrailer(trailer: Headers, log: Logger): Headers {
+function completeTrailer(trailer: Headers, toStatus: FrameworkStatus): Headers {
   const code = Number(trailer.get(headerGrpcStatus) ?? 0);
   if (code === 0 || trailer.has(headerStatusDetailsBin)) return trailer;
-  const error = frameworkError(code, decodeURIComponent(trailer.get(headerGrpcMessage) ?? ''));
-  return error === undefined ? trailer : setTrailerStatus(trailer, toConnectError(toStatus(error, log)));
+  const status = toStatus(code, decodeURIComponent(trailer.get(headerGrpcMessage) ?? ''));
+  return status === undefined ? trailer : setTrailerStatus(trailer, toConnectError(status));
 }
 
 /** The status for an error in Connect's JSON form that has no details yet. */
-function missingStatus(error: unknown, log: Logger): Status | undefined {
+function missingStatus(error: unknown, toStatus: FrameworkStatus): Status | undefined {
   if (typeof error !== 'object' || error === null || 'details' in error) return undefined;
   const { code, message } = error as { code?: string; message?: string };
-  const found = frameworkError(codeFromString(code ?? '') ?? Code.Unknown, message ?? '');
-  return found && toStatus(found, log);
+  return toStatus(codeFromString(code ?? '') ?? Code.Unknown, message ?? '');
 }
 
 /** Edits the data of a frame (flags, length, data) that has this flag; other frames pass untouched. */

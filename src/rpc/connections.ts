@@ -1,5 +1,6 @@
 import type { ServerHttp2Session } from 'node:http2';
 import type { Socket } from 'node:net';
+import { RPC_LIMITS } from './limits.js';
 
 /** What a connection has shown to be so far, and how many requests on it have not been answered. */
 interface Connection {
@@ -17,6 +18,13 @@ export class Connections {
   readonly #unanswered = new Set<ServerHttp2Session>();
   #draining = false;
   readonly #onEmpty: (() => void)[] = [];
+
+  readonly #onClosed: () => void;
+
+  /** @param onClosed told when a connection is closed because of what it sends */
+  constructor(onClosed: () => void) {
+    this.#onClosed = onClosed;
+  }
 
   get draining(): boolean {
     return this.#draining;
@@ -42,11 +50,19 @@ export class Connections {
     if (this.#draining) session.close();
   }
 
-  /** A request has begun on this socket. Returns what to call once its response is over. */
-  begin(socket: Socket): () => void {
+  /**
+   * A request has begun on this socket of HTTP/1.1. Returns what to call once its response is over, or undefined after
+   * too many at once: the connection is over then.
+   */
+  begin(socket: Socket): (() => void) | undefined {
     const connection = this.#open.get(socket);
-    if (connection === undefined) return () => {};
+    if (connection === undefined) return undefined;
     connection.active++;
+    if (connection.active > RPC_LIMITS.requestsPipelined) {
+      if (!socket.destroyed) this.#onClosed();
+      socket.destroy();
+      return undefined;
+    }
     return () => {
       connection.active--;
       if (this.#draining && connection.isHttp1 && connection.active === 0) socket.end();

@@ -1,10 +1,10 @@
-import { randomUUID } from 'node:crypto';
 import { create, createRegistry, toBinary } from '@bufbuild/protobuf';
 import { anyPack, anyUnpack, durationFromMs, type Any } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
 import { StatusSchema, type Status } from '../../gen/google/rpc/status_pb.js';
 import { BatonError, type ErrorReason, type FieldViolation } from '../base/errors.js';
+import { logInternalError } from '../base/internal_error.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import { printable, truncate } from '../base/text.js';
@@ -51,13 +51,18 @@ const RETRY_DELAY_DEFAULT_MS = 1000;
  */
 export function toStatus(error: unknown, log: Logger): Status {
   if (!(error instanceof BatonError) || error.reason === 'INTERNAL') return internalStatus(error, log);
-  if (error.cause !== undefined) log.warn({ err: error.cause, reason: error.reason }, error.message);
+  if (error.cause !== undefined) log.warn(causeOf(error), 'a call has failed');
   return statusOf(error);
 }
 
+/** What the client is not told. Where the database said so is of no use, so there is no stack. */
+function causeOf({ reason, message, cause }: BatonError): object {
+  const { code } = cause as { code?: unknown };
+  return { reason, error: message, code, cause: cause instanceof Error ? cause.message : String(cause) };
+}
+
 function internalStatus(error: unknown, log: Logger): Status {
-  const id = randomUUID();
-  log.error({ err: error, error_id: id }, 'internal error');
+  const id = logInternalError(log, error, 'internal error');
   return statusOf(new BatonError('INTERNAL', `internal error, id ${id}`, { metadata: { error_id: id } }));
 }
 

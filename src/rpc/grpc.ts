@@ -13,8 +13,10 @@ import { LIMITS } from '../base/limits.js';
 import type { WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
 import { ServerCall, type Observer } from './call.js';
+import { countsOf, type ConnectionCounts } from './connection_counts.js';
 import { encode } from './encode.js';
 import { deadlineError } from './framework_error.js';
+import { http2ServersOf } from './grpc_http2.js';
 import type { GrpcRegistry } from './grpc_services.js';
 import { http2StreamOf, sendAll, Sink } from './grpc_stream.js';
 import { interceptor, unpackLater, type PackedMessage } from './grpc_intercept.js';
@@ -23,6 +25,8 @@ import type { Handlers } from './handlers.js';
 import { Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 import type { ListenAddress, RpcServer } from './listener.js';
+import { StreamGuard } from './stream_guard.js';
+import { Turns } from './turns.js';
 import { OpenStream } from './watch_loop.js';
 
 export interface GrpcServerOptions extends Observer {
@@ -34,6 +38,7 @@ export interface GrpcServerOptions extends Observer {
   readonly credentials?: ServerCredentials;
   /** Registers further services, such as health and reflection, before the server listens. */
   readonly register?: (registry: GrpcRegistry) => void;
+  readonly counts?: ConnectionCounts;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
 }
@@ -48,11 +53,21 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   for (const binding of bindings) register(server, binding, options, intake);
   options.register?.(server);
   const port = await bind(server, options);
+  const turns = new Turns();
+  const counts = countsOf(options.counts, 'grpc');
+  const guards = http2ServersOf(server).map((http2) => {
+    http2.maxConnections = RPC_LIMITS.connections;
+    http2.on('drop', counts.connectionRefused);
+    return new StreamGuard(http2, { turns, counts, log: options.log });
+  });
+  const stop = (): void => guards.forEach((guard) => guard.stop());
   const close = (): Promise<void> => {
     server.forceShutdown();
+    stop();
     return Promise.resolve();
   };
-  return { port, drain: () => drain(server, options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs), close };
+  const drainTimeoutMs = options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs;
+  return { port, drain: () => drain(server, drainTimeoutMs).finally(stop), close };
 }
 
 /** grpc-js takes any rate of client pings, so clients may keep idle connections alive as they like. */

@@ -5,6 +5,7 @@ import { FRAME_PREFIX_BYTES } from './convert/watch.js';
 import { toStatus } from './errors.js';
 import { frameworkError } from './framework_error.js';
 import { DETAILS_KEY, toGrpcStatus } from './grpc_status.js';
+import { http2StreamOf } from './grpc_stream.js';
 import { canUnpack, unpackBytes, type Held, type Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 
@@ -35,7 +36,9 @@ export function interceptor(
 ): ServerInterceptor {
   return ({ path }, call) => {
     const send = call.sendStatus.bind(call);
-    call.sendStatus = (status) => send(complete(status, log));
+    // A call that was reset sends its status to nobody; making it is most of what such a call costs.
+    const isGone = (): boolean => http2StreamOf({ call })?.destroyed === true;
+    call.sendStatus = (status) => send(isGone() ? status : complete(status, log));
     const inner = call as InnerCall;
     const unpack = inner.decompressMessage?.bind(call);
     const held = intake.hold();

@@ -12,6 +12,7 @@ import {
 } from 'node:net';
 import type { Observer } from './call.js';
 import { createConnectHandler } from './connect.js';
+import { countsOf, type ConnectionCounts } from './connection_counts.js';
 import { Connections } from './connections.js';
 import { createEventStreamHandler } from './event_stream.js';
 import { admit, type GateRules } from './gate.js';
@@ -25,6 +26,8 @@ import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { PAGE_PATH, sendPage } from './page.js';
 import { refuse } from './refusals.js';
 import { sniff } from './sniff.js';
+import { StreamGuard } from './stream_guard.js';
+import { Turns } from './turns.js';
 
 export interface HttpServerOptions extends Observer {
   readonly handlers: Handlers;
@@ -39,6 +42,7 @@ export interface HttpServerOptions extends Observer {
   readonly routes?: (request: NodeRequest, response: NodeResponse) => boolean;
   /** Registers further services, such as health and reflection, as with the gRPC server. */
   readonly register?: (registry: GrpcRegistry) => void;
+  readonly counts?: ConnectionCounts;
   /** Default `RPC_LIMITS.drainTimeoutMs`. */
   readonly drainTimeoutMs?: number;
   /** Default `RPC_LIMITS.protocolTimeoutMs`. */
@@ -50,18 +54,23 @@ export interface HttpServerOptions extends Observer {
  * and HTTP/2 in cleartext. Rejects when the address cannot be listened on.
  */
 export async function startHttpServer(options: HttpServerOptions): Promise<RpcServer> {
-  const connections = new Connections();
-  const onRequest = (request: NodeRequest, response: NodeResponse): void => {
-    track(connections, request, response);
-    if (admit(gate, request, response)) dispatch(request, response);
-  };
+  const counts = countsOf(options.counts, 'http');
+  const connections = new Connections(counts.connectionClosed);
+  const turns = new Turns();
   const gate = options.gate ?? NO_NAMES;
   const dispatch = createDispatch(options);
+  const onRequest = (request: NodeRequest, response: NodeResponse): void => {
+    if (admit(gate, request, response)) dispatch(request, response);
+  };
   const http1 = createHttp1((request, response) => {
+    if (!track(connections, request, response)) return;
     watchHalfClose(request, response);
-    onRequest(request, response);
+    turns.add(request.socket, () => {
+      if (!response.destroyed) onRequest(request, response);
+    });
   });
   const http2 = createHttp2(onRequest, options);
+  const guard = new StreamGuard(http2, { turns, counts, log: options.log });
   const tcp = createTcp((socket) => {
     connections.add(socket);
     sniff(socket, options.protocolTimeoutMs ?? RPC_LIMITS.protocolTimeoutMs, (version) => {
@@ -70,8 +79,10 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
       http1.emit('connection', socket);
     });
   });
+  tcp.maxConnections = RPC_LIMITS.connections;
+  tcp.on('drop', counts.connectionRefused);
   const port = await listen(tcp, options.listen);
-  const stop = afterwards(http1, connections);
+  const stop = afterwards(http1, connections, guard);
   return {
     port,
     drain: () => drain(tcp, connections, options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs).finally(stop),
@@ -83,12 +94,15 @@ const NO_NAMES: GateRules = { hosts: new Set(), origins: new Set() };
 
 type OnRequest = (request: NodeRequest, response: NodeResponse) => void;
 
-/** Counts the request as in flight until its response is over, and ends the connection after it when draining. */
-function track(connections: Connections, request: NodeRequest, response: NodeResponse): void {
-  const isHttp2 = request.httpVersionMajor === 2;
-  const socket = isHttp2 ? undefined : request.socket;
-  if (connections.draining && !isHttp2) response.setHeader('connection', 'close');
-  if (socket !== undefined) response.once('close', connections.begin(socket));
+/**
+ * Counts an HTTP/1.1 request as in flight until its response is over, and ends the connection after it when draining.
+ * False when the connection is over.
+ */
+function track(connections: Connections, request: NodeRequest, response: NodeResponse): boolean {
+  if (connections.draining) response.setHeader('connection', 'close');
+  const end = connections.begin(request.socket);
+  if (end !== undefined) response.once('close', end);
+  return end !== undefined;
 }
 
 function createDispatch(options: HttpServerOptions): OnRequest {
@@ -192,10 +206,11 @@ async function drain(tcp: TcpServer, connections: Connections, timeoutMs: number
 }
 
 /** Starts what runs beside the connections; the function it returns stops that. */
-function afterwards(http1: Http1Server, connections: Connections): () => void {
+function afterwards(http1: Http1Server, connections: Connections, guard: StreamGuard): () => void {
   const pings = setInterval(() => connections.ping(), RPC_LIMITS.pingIntervalMs);
   return () => {
     clearInterval(pings);
+    guard.stop();
     // Never listened, so this only ends the check of timeouts.
     http1.close();
   };

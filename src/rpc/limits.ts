@@ -4,11 +4,34 @@ import { LIMITS } from '../base/limits.js';
 export const RPC_LIMITS = {
   /** Open calls on one connection. Clients queue what is above it, so it only has to stop a runaway one. */
   streamsPerConnection: 10_000,
+  /** Open connections of one listener. Each takes about 25 KiB; Node asks the system for as many files as it gives. */
+  connections: 10_000,
+  /** Requests that are begun in one turn of the event loop, one of each connection after the other. */
+  requestsPerTurn: 32,
+  /** Requests of one listener that wait to be begun; beyond it a connection may have this many of them. */
+  requestsWaiting: 10_000,
+  requestsWaitingShare: 100,
+  /** Requests on an HTTP/1.1 connection that have no answer yet. Clients send one; each takes 13 KB. */
+  requestsPipelined: 100,
+  /**
+   * Streams that a connection may reset before they were begun: in the same read, or in a stall of this server. Only
+   * who attacks does that for long.
+   */
+  resetsUnserved: { burst: 100, perSecond: 50 },
+  /**
+   * All streams that a connection may reset, so that a thousand calls that wait can be canceled at once. nghttp2 goes
+   * deaf at the same burst and 33 a second.
+   */
+  resets: { burst: 1000, perSecond: 30 },
+  /** Requests of all connections of a listener that have not arrived as a whole; beyond it the oldest are closed. */
+  requestsArriving: 10_000,
+  /** How often late requests over HTTP/2 are looked for. */
+  requestSweepMs: 10_000,
   /** Bytes of one stream that are written and not yet taken by the connection, before its loop stops pulling. */
   streamPendingBytes: 32 * 1024,
   /** A connection that has not shown which protocol it speaks by then is closed. */
   protocolTimeoutMs: 10_000,
-  /** Time to receive the headers of an HTTP/1.1 request, and the whole request. Answers may take any time. */
+  /** Time to receive the headers of an HTTP/1.1 request, and the whole of any request. Answers may take any time. */
   headersTimeoutMs: 20_000,
   requestTimeoutMs: 120_000,
   /** Longer than the idle time of common load balancers (60 s), so that they close first and no request is lost. */

@@ -1,5 +1,5 @@
-import { v7 as uuidV7 } from 'uuid';
 import { BatonError } from '../base/errors.js';
+import { logInternalError } from '../base/internal_error.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import { shortenRuns } from '../run/run_size.js';
@@ -11,8 +11,7 @@ import { Checks } from './validate.js';
 
 /** The text of an internal error goes to the log; the caller gets an id to find it by. */
 function internalError(log: Logger, error: unknown): BatonError {
-  const id = uuidV7();
-  log.error({ err: error, error_id: id }, 'internal error in an item of a batch');
+  const id = logInternalError(log, error, 'internal error in an item of a batch');
   return new BatonError('INTERNAL', `internal error, id ${id}`, { metadata: { error_id: id } });
 }
 

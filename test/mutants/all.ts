@@ -1,6 +1,7 @@
 import { ANSWER_MUTANTS } from './answers.js';
 import { CLIENT_WORKER_MUTANTS } from './client_worker.js';
 import { DATABASE_MUTANTS } from './databases.js';
+import { FLOOD_MUTANTS } from './flood.js';
 import { GROUP_MUTANTS } from './groups.js';
 import { HTTP_MUTANTS } from './http.js';
 import { JSON_MUTANTS } from './json_rules.js';
@@ -28,4 +29,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...ANSWER_MUTANTS,
   ...VERDICT_MUTANTS,
   ...DATABASE_MUTANTS,
+  ...FLOOD_MUTANTS,
 ];

@@ -3,6 +3,7 @@ import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
 import type { Clock } from '../../src/base/clock.js';
+import type { Logger } from '../../src/base/log.js';
 import { formatAddress, type ServeConfig } from '../../src/config.js';
 import { startServer, type RunningServer } from '../../src/server.js';
 import { silent } from './database.js';
@@ -29,6 +30,7 @@ export async function startTestServer(
   databaseUrl: string,
   settings: Partial<ServeConfig> = {},
   clock?: Clock,
+  log: Logger = silent,
 ): Promise<TestServer> {
   const config: ServeConfig = {
     databaseUrl,
@@ -47,7 +49,7 @@ export async function startTestServer(
     insecurePublicListen: false,
     ...settings,
   };
-  const server = await startServer(config, silent, new AbortController().signal, clock);
+  const server = await startServer(config, log, new AbortController().signal, clock);
   const grpcUrl = `http://${formatAddress(server.grpc)}`;
   const httpUrl = `http://${formatAddress(server.http)}`;
   const grpc = createGrpcTransport({ baseUrl: grpcUrl });

@@ -71,6 +71,12 @@ export function resetFrame(stream: number, code = 8): Buffer {
   return frame(FRAME.reset, 0, stream, payload);
 }
 
+/** Streams that are opened and reset at once, as the first that a connection sends. */
+export function rapidResets(block: Uint8Array, count: number): Buffer {
+  const streams = Array.from({ length: count }, (_unused, index) => 2 * index + 1);
+  return Buffer.concat(streams.flatMap((stream) => [openFrame(stream, block), resetFrame(stream)]));
+}
+
 /** A message of gRPC: not compressed, behind its length. */
 export function grpcMessage(bytes: Uint8Array): Buffer {
   const prefix = Buffer.alloc(5);
@@ -130,18 +136,6 @@ export class RawHttp2 {
     if (!this.socket.write(Buffer.concat(frames)))
       await Promise.race([new Promise<void>((resolve) => this.socket.once('drain', resolve)), this.closed]);
     return !this.#isClosed;
-  }
-
-  /** Opens streams and resets each at once, in writes of `perWrite`. Returns how many were sent. */
-  async rapidReset(block: Uint8Array, count: number, perWrite = 500): Promise<number> {
-    for (let sent = 0; sent < count; sent += perWrite) {
-      const frames = Array.from({ length: Math.min(perWrite, count - sent) }, () => {
-        const stream = this.nextStream();
-        return [openFrame(stream, block), resetFrame(stream)];
-      });
-      if (!(await this.send(...frames.flat()))) return sent;
-    }
-    return count;
   }
 
   /** How many frames of this type came. */

@@ -30,4 +30,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...VERDICT_MUTANTS,
   ...DATABASE_MUTANTS,
   ...FLOOD_MUTANTS,
+  ...VERDICT_MUTANTS,
 ];

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test, type TestContext } from 'node:test';
 import { Cleanup } from '../support/cleanup.js';
 import { migrate } from '../../src/store/migrate.js';
-import { describeOnEveryPostgres, silent, type Open, type TestDatabase } from '../support/database.js';
+import { describeOnPostgres, silent, type Open, type TestDatabase } from '../support/database.js';
 import { skipWithoutPgbouncer, startPgbouncer, type Pgbouncer } from '../support/pgbouncer.js';
 import { ANY_PORT, BatonProcess, ServerProcess } from '../support/process.js';
 import { within } from '../support/wait.js';
@@ -71,7 +71,7 @@ async function work(server: ServerProcess): Promise<void> {
 const LOCKS = `select count(*)::int as n from pg_locks where locktype = 'advisory' and objid = 477355191`;
 
 void describe('PgBouncer', { skip: skipWithoutPgbouncer }, () => {
-  describeOnEveryPostgres('in transaction mode', (open) => {
+  describeOnPostgres('in transaction mode', (open) => {
     void test('with a direct way beside it: migrates there, and all calls work', async (t) => {
       const rig = new Rig(t);
       const database = await rig.database(open, 'template1');
@@ -142,7 +142,7 @@ void describe('PgBouncer', { skip: skipWithoutPgbouncer }, () => {
     });
   });
 
-  describeOnEveryPostgres('in session mode', (open) => {
+  describeOnPostgres('in session mode', (open) => {
     void test('is like one in transaction mode: it wants a direct way', async (t) => {
       const rig = new Rig(t);
       const database = await rig.database(open);

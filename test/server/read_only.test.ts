@@ -6,7 +6,7 @@ import { RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
 import { createPool } from '../../src/store/pool.js';
 import { BatonError } from '../../src/base/errors.js';
 import { FaultProxy } from '../support/chaos_proxy.js';
-import { describeOnEveryPostgres, silent, type TestDatabase } from '../support/database.js';
+import { describeOnEveryPostgresAtOnce, silent, type TestDatabase } from '../support/database.js';
 import { ownCluster, skipWithout15, standbyOf, onDatabase } from '../support/restores.js';
 import { startTestServer, type TestServer } from '../support/server.js';
 import { waitFor } from '../support/wait.js';
@@ -126,7 +126,7 @@ void test(
   },
 );
 
-describeOnEveryPostgres('an operator', (open) => {
+describeOnEveryPostgresAtOnce('an operator', (open) => {
   void test(
     'closes the database for writers, with the connections of servers, and opens it again',
     withServer(open, async (baton, database) => {

@@ -40,5 +40,7 @@ function fromInternal(text: string): BatonError {
   const parse = /^parse binary: (.*)$/s.exec(text)?.[1];
   if (parse !== undefined) return malformedRequest(parse);
   if (/decompress|grpc-timeout/i.test(text)) return malformedRequest(text);
+  // What grpc-js makes of an answer that it could not write, of which nobody is left to hear.
+  if (text === 'Internal server error') return canceledError();
   return new BatonError('INTERNAL', text);
 }

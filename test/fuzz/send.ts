@@ -57,8 +57,9 @@ export class Sender {
     if (open !== undefined && !open.session.closed && !open.session.destroyed) {
       open.requests += 1;
       if (open.requests <= SESSION_REQUESTS) return open.session;
-      open.session.destroy();
     }
+    // One that is only closed would wait for its streams.
+    open?.session.destroy();
     const session = connectHttp2(`http://${HOST}:${this.addresses[port]}`);
     // Told by the streams in it.
     session.on('error', () => undefined);

@@ -18,7 +18,7 @@ export interface Mutant {
   readonly name: string;
   readonly edits: readonly Edit[];
   readonly functionEdit?: FunctionEdit;
-  /** Without its ending: `mutants_watch` for `test/server/mutants_watch.test.ts`. */
+  /** Below `test/` and without its ending: `server/mutants_watch` for `test/server/mutants_watch.test.ts`. */
   readonly testFile: string;
   readonly caughtBy: string;
 }

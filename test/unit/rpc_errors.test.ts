@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { connect } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
 import { test } from 'node:test';
 import { Code } from '@connectrpc/connect';
 import { status as GrpcCode } from '@grpc/grpc-js';
@@ -264,7 +264,7 @@ function aborted(signal: CallSignal): Promise<void> {
 test('an answer that has no place on its stream is no internal error', async () => {
   await using servers = await startServers({ jobs: { getRun: () => Promise.resolve(sampleRun()) } });
   // Nothing may follow the headers of an answer to HEAD, which no client of gRPC sends.
-  const session = connect(`http://127.0.0.1:${servers.grpc.port}`);
+  const session = connectHttp2(`http://127.0.0.1:${servers.grpc.port}`);
   const path = '/baton.v1.JobService/GetRun';
   const stream = session.request(
     { ':method': 'HEAD', ':path': path, 'content-type': 'application/grpc' },

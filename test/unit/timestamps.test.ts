@@ -47,7 +47,10 @@ test('a timestamp is the one that the parser of pg gives', () => {
   fc.assert(
     fc.property(fc.oneof(text, fc.constantFrom('infinity', '-infinity')), (written) =>
       // As numbers: of an infinity it gives one. Within the years that protobuf can say, as `parseTimestamp` is.
-      assert.equal(parseTimestamp(written).getTime(), Math.min(Math.max(Number(parseAny(written)), FIRST), LAST)),
+      assert.equal(
+        parseTimestamp(written).getTime(),
+        Math.min(Math.max(Number(parseAny(written)), FIRST), LAST),
+      ),
     ),
     { numRuns: 5000 },
   );

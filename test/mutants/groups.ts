@@ -157,7 +157,11 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
   {
     name: 'a stop waits for a silent database',
     edits: [
-      edit('dist/src/server.js', 'pool.abort();\n                watchPool.abort();', ''),
+      edit(
+        'dist/src/server.js',
+        'setTimeout(abortPools, STOP_QUERIES_MS)',
+        'setTimeout(() => undefined, STOP_QUERIES_MS)',
+      ),
       edit(
         'dist/src/server.js',
         'setTimeout(() => pool.abort(), CLOSE_POOL_MS)',
@@ -169,7 +173,7 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'a pool is closed before its connections are gone',
-    edits: [edit('dist/src/store/pool.js', 'if (clients.size > 0)', 'if (false)')],
+    edits: [edit('dist/src/store/connections.js', 'if (clients.size > 0)', 'if (false)')],
     testFile: 'db/pool',
     caughtBy: 'is closed when its connections are gone, those that have gone silent among them',
   },

@@ -103,12 +103,10 @@ export class StreamGuard {
 
   #closed(session: Http2Session, opened: Opened): void {
     this.#arriving.delete(opened);
-    if (
-      opened.stream.rstCode === constants.NGHTTP2_NO_ERROR ||
-      session.closed ||
-      this.#condemned.has(session)
-    )
-      return;
+    const { rstCode } = opened.stream;
+    // With a connection that ends, however it does, all its streams end.
+    if (rstCode === constants.NGHTTP2_NO_ERROR || session.closed || session.destroyed) return;
+    if (this.#condemned.has(session)) return;
     const now = this.#clock.now();
     const { unserved, resets } = this.#allowanceOf(session, now);
     if (resets.take(now) && (opened.isServed || unserved.take(now))) return;
@@ -118,7 +116,9 @@ export class StreamGuard {
   #calmDown(session: Http2Session): void {
     this.#condemned.add(session);
     this.#counts.connectionClosed();
-    this.#log.info({ peer: session.socket.remoteAddress }, 'a connection was closed: it resets its streams');
+    // It has none any more where it ends by itself just now.
+    const socket = session.socket as { readonly remoteAddress?: string | undefined } | undefined;
+    this.#log.info({ peer: socket?.remoteAddress }, 'a connection was closed: it resets its streams');
     // What is left of the read, and of those that follow before the connection is gone: nghttp2 refuses streams above a
     // limit as soon as it is submitted, and Node never sees them.
     if (!session.destroyed) session.settings({ maxConcurrentStreams: 0 });

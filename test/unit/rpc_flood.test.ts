@@ -181,6 +181,32 @@ test('of a flood of resets Node sees no more than the limit, however much comes 
   server.close();
 });
 
+test('a connection that breaks with many streams open is not one that floods', async () => {
+  await using servers = await startServers({ jobs: { getRun: (id) => Promise.resolve(sampleRun({ id })) } });
+  for (const port of PORTS) {
+    const breaks: ((raw: RawHttp2) => void)[] = [
+      () => undefined,
+      (raw) => void raw.send(dataFrame(0, MESSAGE)),
+      // A header block that is longer than nghttp2 takes.
+      (raw) => void raw.send(openFrame(raw.nextStream(), Buffer.concat([BLOCK, Buffer.alloc(16_000, 0xff)]))),
+    ];
+    for (const [index, breakIt] of breaks.entries()) {
+      const raw = await RawHttp2.open(servers[port].port);
+      await raw.send(...openOnly(raw, 1500));
+      breakIt(raw);
+      // Node leaves a connection open that nghttp2 has given up.
+      if (index > 0) await until('the server to give up', () => raw.goaways.length > 0 || raw.isClosed);
+      raw.close();
+      await within('the connection to close', raw.closed);
+    }
+  }
+  await servers.grpcJs.unary(JobService.method.getRun, { id: 'a' });
+  assert.deepEqual(
+    servers.logs.filter(({ level }) => Number(level) > 20),
+    [],
+  );
+});
+
 test('a request that takes too long to arrive is closed; one that waits for its answer is not', async () => {
   const clock = new ManualClock();
   const server = createServer();

@@ -99,6 +99,8 @@ export class StreamGuard {
     if (session === undefined || this.#condemned.has(session) || stream.destroyed || stream.closed) return;
     opened.isServed = true;
     for (const serve of this.#servers) serve(stream, ...rest);
+    // The end of a request without a body may have been told of while it waited, and is told of only once.
+    if (stream.readableEnded) stream.emit('end');
   }
 
   #closed(session: Http2Session, opened: Opened): void {

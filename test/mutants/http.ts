@@ -84,4 +84,10 @@ export const HTTP_MUTANTS: readonly Mutant[] = [
     testFile: CLIENTS_TEST,
     caughtBy: 'a Connect GET is refused with all that is wrong with its query',
   },
+  {
+    name: 'the end of a request without a body is lost while it waits for its turn',
+    edits: [edit('dist/src/rpc/stream_guard.js', `stream.emit('end');`, '{}')],
+    testFile: CLIENTS_TEST,
+    caughtBy: 'a request without a body is answered, also when its end comes in a frame of its own',
+  },
 ];

@@ -20,7 +20,11 @@ interface H2Answer {
 }
 
 /** Headers and flags as they came; the stream is left as soon as there are headers. */
-function overH2({ url }: Servers, headers: Record<string, string>, body: Buffer): Promise<H2Answer> {
+function overH2(
+  { url }: Pick<Servers, 'url'>,
+  headers: Record<string, string>,
+  body: Buffer,
+): Promise<H2Answer> {
   const session = http2Connect(url);
   return new Promise<H2Answer>((resolve, reject) => {
     const sent = session.request({ ':method': 'POST', ...headers }, { endStream: false });
@@ -329,4 +333,19 @@ test('what is sent behind a refused request is read away, over HTTP/2 too', asyn
     post.on('error', reject).end(Buffer.alloc(1024 * 1024));
   });
   assert.equal(status, 404);
+});
+
+test('a request without a body is answered, also when its end comes in a frame of its own', async () => {
+  await using servers = await startServers({ jobs: { getRun: (id) => Promise.resolve(sampleRun({ id })) } });
+  const path = { ':path': `${JOBS}/GetRun` };
+  const connect = { ...path, 'content-type': 'application/proto' };
+  assert.equal(
+    (await within('the answer', overH2(servers, connect, Buffer.alloc(0)))).headers[':status'],
+    200,
+  );
+  // A call without a message is an error of the caller's, and told.
+  const grpc = { ...path, 'content-type': 'application/grpc', te: 'trailers' };
+  const url = `http://127.0.0.1:${servers.grpc.port}`;
+  const { headers } = await within('the status', overH2({ url }, grpc, Buffer.alloc(0)));
+  assert.equal(headers['grpc-status'], String(GrpcCode.UNIMPLEMENTED));
 });

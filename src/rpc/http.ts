@@ -66,7 +66,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
     if (!track(connections, request, response)) return;
     watchHalfClose(request, response);
     turns.add(request.socket, () => {
-      if (!response.destroyed) onRequest(request, response);
+      if (!request.socket.destroyed) onRequest(request, response);
     });
   });
   const http2 = createHttp2(onRequest, options);

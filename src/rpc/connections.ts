@@ -77,7 +77,8 @@ export class Connections {
     this.#draining = true;
     if (this.#open.size === 0) return Promise.resolve();
     for (const [socket, { session, active }] of this.#open) {
-      if (session !== undefined) session.close();
+      if (isStranded(socket)) destroy(socket, session);
+      else if (session !== undefined) session.close();
       else if (active === 0) socket.destroy();
     }
     return new Promise((resolve) => this.#onEmpty.push(resolve));
@@ -85,14 +86,14 @@ export class Connections {
 
   destroyAll(): void {
     for (const [socket, { session }] of this.#open) {
-      session?.destroy();
-      socket.destroy();
+      destroy(socket, session);
     }
   }
 
   /** Pings every HTTP/2 session, and destroys those that have not answered the ping before. */
   ping(): void {
-    for (const { session } of this.#open.values()) {
+    for (const [socket, { session }] of this.#open) {
+      if (isStranded(socket)) destroy(socket, session);
       if (session === undefined || session.closed || session.destroyed) continue;
       if (this.#unanswered.has(session)) {
         session.destroy();
@@ -104,4 +105,17 @@ export class Connections {
       });
     }
   }
+}
+
+/**
+ * Whether the client is gone and nothing says so any more: a session that was closed by a GOAWAY while its connection broke
+ * off may wait for an end that has passed. It would hold up a stop for all of its time.
+ */
+function isStranded(socket: Socket): boolean {
+  return socket.remotePort === undefined;
+}
+
+function destroy(socket: Socket, session: ServerHttp2Session | undefined): void {
+  session?.destroy();
+  socket.destroy();
 }

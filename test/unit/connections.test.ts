@@ -27,14 +27,14 @@ function strand(connections: Connections): ClosedSession {
 }
 
 void test('a closed session without a connection does not hold up a stop', async () => {
-  const connections = new Connections();
+  const connections = new Connections(() => undefined);
   const session = strand(connections);
   await within(connections.drain(), 'the drain');
   assert.ok(session.destroyed);
 });
 
 void test('a closed session without a connection is gone with the next ping', async () => {
-  const connections = new Connections();
+  const connections = new Connections(() => undefined);
   const session = strand(connections);
   connections.ping();
   assert.ok(session.destroyed);

@@ -58,7 +58,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   const guards = http2ServersOf(server).map((http2) => {
     http2.maxConnections = RPC_LIMITS.connections;
     http2.on('drop', counts.connectionRefused);
-    return new StreamGuard(http2, { turns, counts, log: options.log });
+    return new StreamGuard(http2, { turns, counts, log: options.log, method: 'POST' });
   });
   const stop = (): void => guards.forEach((guard) => guard.stop());
   const close = (): Promise<void> => {

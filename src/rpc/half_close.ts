@@ -1,6 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { RPC_LIMITS } from './limits.js';
 
+/** What Node and its HTTP server have at most on a socket by themselves. */
+const DEFAULT_LISTENERS = 10;
+
 /**
  * A client of HTTP/1.1 may close its side after the request and still read the answer. One that has gone closes it in
  * the same way, and its stream or its waiting claim has to end. So the client is sent bytes that mean nothing: the
@@ -19,6 +22,8 @@ export function watchHalfClose(request: IncomingMessage, response: ServerRespons
     const probe = (): void => sendProbe(request, response);
     timers = RPC_LIMITS.halfClosedProbesMs.map((delayMs) => setTimeout(probe, delayMs));
   };
+  // Each request that the client has sent without waiting for answers has one; Node warns above ten.
+  socket.setMaxListeners(RPC_LIMITS.requestsPipelined + DEFAULT_LISTENERS);
   socket.once('end', onEnd);
   response.once('close', () => {
     socket.off('end', onEnd);

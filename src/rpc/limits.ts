@@ -19,10 +19,10 @@ export const RPC_LIMITS = {
    */
   resetsUnserved: { burst: 100, perSecond: 50 },
   /**
-   * All streams that a connection may reset, so that a thousand calls that wait can be canceled at once. nghttp2 goes
-   * deaf at the same burst and 33 a second.
+   * All streams that a connection may reset, so that hundreds of calls that wait can be canceled at once. nghttp2 has a
+   * limit too, of 1,000 and 33 a second, which says less to a client and must not come first.
    */
-  resets: { burst: 1000, perSecond: 30 },
+  resets: { burst: 900, perSecond: 30 },
   /** Requests of all connections of a listener that have not arrived as a whole; beyond it the oldest are closed. */
   requestsArriving: 10_000,
   /** How often late requests over HTTP/2 are looked for. */

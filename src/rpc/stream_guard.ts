@@ -1,4 +1,10 @@
-import { constants, type Http2Server, type Http2Session, type ServerHttp2Stream } from 'node:http2';
+import {
+  constants,
+  type Http2Server,
+  type Http2Session,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from 'node:http2';
 import { systemClock, type Clock, type Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
 import { TokenBucket } from '../base/token_bucket.js';
@@ -10,6 +16,8 @@ export interface StreamGuardOptions {
   readonly turns: Turns;
   readonly counts: ListenerCounts;
   readonly log: Logger;
+  /** The only method that those who serve know; any other is refused with 405. Default any. */
+  readonly method?: string;
   readonly clock?: Clock;
 }
 
@@ -56,13 +64,15 @@ export class StreamGuard {
   readonly #condemned = new WeakSet<Http2Session>();
   /** Streams whose requests may not be whole, the oldest first. */
   readonly #arriving = new Set<Opened>();
+  readonly #method: string | undefined;
   readonly #clock: Clock;
   #sweep: Timer;
 
-  constructor(server: Http2Server, { turns, counts, log, clock = systemClock }: StreamGuardOptions) {
+  constructor(server: Http2Server, { turns, counts, log, method, clock = systemClock }: StreamGuardOptions) {
     this.#turns = turns;
     this.#counts = counts;
     this.#log = log;
+    this.#method = method;
     this.#clock = clock;
     this.#servers = server.listeners('stream') as Serve[];
     server.removeAllListeners('stream');
@@ -98,6 +108,12 @@ export class StreamGuard {
     const { session } = stream;
     if (session === undefined || this.#condemned.has(session) || stream.destroyed || stream.closed) return;
     opened.isServed = true;
+    const { ':method': method } = rest[0] as IncomingHttpHeaders;
+    if (this.#method !== undefined && method !== this.#method) {
+      stream.respond({ ':status': 405, allow: this.#method }, { endStream: true });
+      stream.resume();
+      return;
+    }
     for (const serve of this.#servers) serve(stream, ...rest);
     // The end of a request without a body may have been told of while it waited, and is told of only once.
     if (stream.readableEnded) stream.emit('end');

@@ -261,18 +261,22 @@ function aborted(signal: CallSignal): Promise<void> {
   });
 }
 
-test('an answer that has no place on its stream is no internal error', async () => {
+test('the gRPC port answers no call that is not sent by POST', async () => {
   await using servers = await startServers({ jobs: { getRun: () => Promise.resolve(sampleRun()) } });
-  // Nothing may follow the headers of an answer to HEAD, which no client of gRPC sends.
+  // Nothing may follow the headers of an answer to HEAD: a claim that is made for one would reach nobody.
   const session = connectHttp2(`http://127.0.0.1:${servers.grpc.port}`);
   const path = '/baton.v1.JobService/GetRun';
   const stream = session.request(
     { ':method': 'HEAD', ':path': path, 'content-type': 'application/grpc' },
     { endStream: false },
   );
+  let status: number | undefined;
+  stream.once('response', (headers) => (status = headers[':status']));
   stream.resume().end(Buffer.alloc(5));
   await within('the end of the stream', new Promise((resolve) => stream.once('close', resolve)));
   await within('the end of the session', new Promise<void>((resolve) => session.close(resolve)));
+  assert.equal(status, 405);
+  assert.deepEqual(servers.reports, []);
   assert.deepEqual(
     servers.logs.filter(({ level }) => Number(level) >= 50),
     [],

@@ -70,7 +70,7 @@ const COUNT_CLAIMS = `
 create sequence claim_statements;
 create function count_claim() returns trigger language plpgsql as $$
 begin
-  if current_query() like '%waiter%' then perform nextval('claim_statements'); end if;
+  if current_query() like '%waiter%' then perform nextval('public.claim_statements'); end if;
   return null;
 end $$;
 create trigger count_claims after update on baton.runs for each statement execute function count_claim()`;

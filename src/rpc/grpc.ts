@@ -1,4 +1,4 @@
-import { constants } from 'node:http2';
+import { constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 import {
   Server,
   ServerCredentials,
@@ -8,8 +8,9 @@ import {
   type ServerOptions,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
-import { canceledError, type BatonError } from '../base/errors.js';
+import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import { truncate } from '../base/text.js';
 import type { WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
 import { ServerCall, type Observer } from './call.js';
@@ -21,6 +22,8 @@ import type { GrpcRegistry } from './grpc_services.js';
 import { http2StreamOf, sendAll, Sink } from './grpc_stream.js';
 import { interceptor, unpackLater, type PackedMessage } from './grpc_intercept.js';
 import { toGrpcStatus } from './grpc_status.js';
+import { statusOf } from './errors.js';
+import { grpcHeaders } from './refusals.js';
 import type { Handlers } from './handlers.js';
 import { Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
@@ -58,7 +61,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   const guards = http2ServersOf(server).map((http2) => {
     http2.maxConnections = RPC_LIMITS.connections;
     http2.on('drop', counts.connectionRefused);
-    return new StreamGuard(http2, { turns, counts, log: options.log, method: 'POST' });
+    return new StreamGuard(http2, { turns, counts, log: options.log, refusal });
   });
   const stop = (): void => guards.forEach((guard) => guard.stop());
   const close = (): Promise<void> => {
@@ -101,6 +104,16 @@ function drain(server: Server, timeoutMs: number): Promise<void> {
       resolve();
     });
   });
+}
+
+/** A claim that is made for a HEAD would reach nobody, so whatever is no POST is refused before it is served. */
+function refusal({ ':method': method }: IncomingHttpHeaders): OutgoingHttpHeaders | undefined {
+  if (method === 'POST') return undefined;
+  const error = new BatonError(
+    'NOT_IMPLEMENTED',
+    `${truncate(method ?? '', 20)} is not allowed: gRPC uses POST`,
+  );
+  return { ...grpcHeaders(statusOf(error)), ':status': 405, allow: 'POST' };
 }
 
 /**

@@ -43,6 +43,12 @@ function refusal(request: NodeRequest, httpStatus: number): BatonError {
   return new BatonError('NOT_IMPLEMENTED', what);
 }
 
+/** An error over gRPC as the headers of a response that has nothing else. */
+export function grpcHeaders(status: Status, contentType = 'application/grpc'): Record<string, string> {
+  const headers = setTrailerStatus(new Headers(), toConnectError(fitTrailers(status)));
+  return { 'content-type': contentType, ...Object.fromEntries(headers) };
+}
+
 /**
  * Writes an error outside of any RPC: as JSON in Connect's form, or, to who speaks gRPC, as a response of headers
  * alone, which is how gRPC reports what fails before a call begins.
@@ -58,10 +64,7 @@ export function sendError(
   const type = request.headers['content-type'] ?? '';
   response.setHeader('cache-control', 'no-store');
   if (type.startsWith('application/grpc')) {
-    response.setHeader('content-type', type);
-    setTrailerStatus(new Headers(), toConnectError(fitTrailers(status))).forEach((value, name) =>
-      response.setHeader(name, value),
-    );
+    for (const [name, value] of Object.entries(grpcHeaders(status, type))) response.setHeader(name, value);
     // `writeHead` would send the headers at once and an empty DATA frame behind them. To clients that is no response
     // of headers alone but one without trailers, which they call INTERNAL or UNKNOWN.
     response.statusCode = 200;

@@ -3,6 +3,7 @@ import {
   type Http2Server,
   type Http2Session,
   type IncomingHttpHeaders,
+  type OutgoingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
 import { systemClock, type Clock, type Timer } from '../base/clock.js';
@@ -16,8 +17,8 @@ export interface StreamGuardOptions {
   readonly turns: Turns;
   readonly counts: ListenerCounts;
   readonly log: Logger;
-  /** The only method that those who serve know; any other is refused with 405. Default any. */
-  readonly method?: string;
+  /** The answer to a request that is not served, in headers alone, or undefined. Default undefined for any. */
+  readonly refusal?: (headers: IncomingHttpHeaders) => OutgoingHttpHeaders | undefined;
   readonly clock?: Clock;
 }
 
@@ -64,15 +65,15 @@ export class StreamGuard {
   readonly #condemned = new WeakSet<Http2Session>();
   /** Streams whose requests may not be whole, the oldest first. */
   readonly #arriving = new Set<Opened>();
-  readonly #method: string | undefined;
+  readonly #refusal: StreamGuardOptions['refusal'];
   readonly #clock: Clock;
   #sweep: Timer;
 
-  constructor(server: Http2Server, { turns, counts, log, method, clock = systemClock }: StreamGuardOptions) {
+  constructor(server: Http2Server, { turns, counts, log, refusal, clock = systemClock }: StreamGuardOptions) {
     this.#turns = turns;
     this.#counts = counts;
     this.#log = log;
-    this.#method = method;
+    this.#refusal = refusal;
     this.#clock = clock;
     this.#servers = server.listeners('stream') as Serve[];
     server.removeAllListeners('stream');
@@ -108,9 +109,9 @@ export class StreamGuard {
     const { session } = stream;
     if (session === undefined || this.#condemned.has(session) || stream.destroyed || stream.closed) return;
     opened.isServed = true;
-    const { ':method': method } = rest[0] as IncomingHttpHeaders;
-    if (this.#method !== undefined && method !== this.#method) {
-      stream.respond({ ':status': 405, allow: this.#method }, { endStream: true });
+    const refusal = this.#refusal?.(rest[0] as IncomingHttpHeaders);
+    if (refusal !== undefined) {
+      stream.respond(refusal, { endStream: true });
       stream.resume();
       return;
     }

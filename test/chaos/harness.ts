@@ -171,6 +171,7 @@ async function chaos(options: ChaosOptions, cleanup: Cleanup): Promise<ChaosRepo
   const { head } = truth;
   const late = (): Watcher[] => watchers.filter((watcher) => watcher.position < head);
   const problems: string[] = [];
+  for (const watcher of watchers) watcher.hurry();
   await waitFor(() => late().length === 0, 'every stream to reach the head of the log', CATCH_UP_MS).catch(
     () => undefined,
   );

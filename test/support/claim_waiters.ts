@@ -67,13 +67,13 @@ export class Waiters {
 }
 
 const COUNT_CLAIMS = `
-create sequence claim_statements;
-create function count_claim() returns trigger language plpgsql as $$
+create sequence public.claim_statements;
+create function public.count_claim() returns trigger language plpgsql as $$
 begin
   if current_query() like '%waiter%' then perform nextval('public.claim_statements'); end if;
   return null;
 end $$;
-create trigger count_claims after update on baton.runs for each statement execute function count_claim()`;
+create trigger count_claims after update on baton.runs for each statement execute function public.count_claim()`;
 
 /** From now on the database counts the statements that claim, also those that find nothing. */
 export async function countClaims(sql: pg.Client): Promise<void> {
@@ -82,7 +82,7 @@ export async function countClaims(sql: pg.Client): Promise<void> {
 
 export async function claimStatements(sql: pg.Client): Promise<number> {
   const { rows } = await sql.query<{ n: string }>(
-    'select case when is_called then last_value else 0 end as n from claim_statements',
+    'select case when is_called then last_value else 0 end as n from public.claim_statements',
   );
   return Number(rows[0]?.n);
 }

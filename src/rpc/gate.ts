@@ -99,7 +99,7 @@ function judgeHosts(
 }
 
 /** The name or address in `host[:port]`, without brackets, final dot and capitals; undefined when it is malformed. */
-export function hostName(value: string): string | undefined {
+function hostName(value: string): string | undefined {
   const match = /^(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{0,5})?$/i.exec(value);
   if (match?.[1] !== undefined) return isIPv6(match[1]) ? match[1].toLowerCase() : undefined;
   return match?.[2]?.toLowerCase().replace(/\.$/, '');

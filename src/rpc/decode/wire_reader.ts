@@ -11,7 +11,7 @@ const FIXED_32 = 5;
 const SHORT_BYTES = 64;
 
 /** What is wrong with bytes that are no message. */
-export class WireError extends Error {
+class WireError extends Error {
   override readonly name = 'WireError';
 }
 

@@ -619,6 +619,43 @@ describeOnEveryPostgres('statements', (open) => {
     );
 
     void test(
+      'a lease that ends while its extension is being committed is lost to nobody',
+      fresh(open, async (db) => {
+        const key = { requestId: 'q', workerId: 'w', pipeline: 'ci', stage: 'initialize' };
+        const news = { progress: undefined, statusMessage: undefined, checkpoint: undefined };
+        const asks: Readonly<Record<string, (held: Held) => Promise<boolean>>> = {
+          'extendLeases without news': async ({ run, lease }) =>
+            (await extendLeases(db.pool, [{ ...news, runId: run.id, lease, leaseMs: 0 }]))[0] !== undefined,
+          'extendLeases with news': async ({ run, lease }) =>
+            (
+              await extendLeases(db.pool, [{ ...news, progress: 0.5, runId: run.id, lease, leaseMs: 0 }])
+            )[0] !== undefined,
+          updateRuns: async (held) => (await update(db.pool, held, 'initializing')) !== undefined,
+          findClaims: async () => (await findClaims(db.pool, [key]))[0]?.length === 1,
+        };
+        for (const [name, ask] of Object.entries(asks))
+          for (const end of ['commit', 'rollback'] as const) {
+            await create(db.pool, {});
+            const held = await claimOne(db.pool, 'initialize', { requestId: 'q' });
+            // What everybody sees is a lease that has ended; only the open transaction knows that it goes on.
+            await endLease(db.pool, held.run.id);
+            const other = await db.connect();
+            await other.query('begin');
+            await other.query(
+              `update baton.runs set lease_expire_time = clock_timestamp() + interval '1 minute' where id = $1`,
+              [held.run.id],
+            );
+            const answer = ask(held);
+            answer.catch(() => undefined);
+            await waitFor(async () => (await waitingForLock(db.pool)).length > 0, `${name} to wait`);
+            await other.query(end);
+            assert.equal(await within(answer, name), end === 'commit', `${name} after ${end}`);
+            await db.pool.query(`update baton.runs set status = 'canceled' where id = $1`, [held.run.id]);
+          }
+      }),
+    );
+
+    void test(
       'a report that says what is already there renews the lease and is no change',
       fresh(open, async (db) => {
         await create(db.pool, {});

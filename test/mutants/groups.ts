@@ -91,6 +91,30 @@ export const GROUP_MUTANTS: readonly Mutant[] = [
     },
   ].map((mutant) => ({ ...mutant, testFile: 'db/group_commit' })),
   {
+    name: 'whether a lease is live is read before its row is locked',
+    edits: [
+      edit(
+        'dist/src/store/lease_sql.js',
+        'r.lease_id = i.lease_id, false)',
+        'r.lease_id = i.lease_id and r.lease_expire_time > clock_timestamp(), false)',
+      ),
+    ],
+    testFile: 'db/statements',
+    caughtBy: 'a lease that ends while its extension is being committed is lost to nobody',
+  },
+  {
+    name: 'a repeated claim looks for live leases before it locks',
+    edits: [
+      edit(
+        'dist/src/store/sql/find_claims.js',
+        'r.stage = i.stage, false)',
+        'r.stage = i.stage and r.lease_expire_time > clock_timestamp(), false)',
+      ),
+    ],
+    testFile: 'db/statements',
+    caughtBy: 'a lease that ends while its extension is being committed is lost to nobody',
+  },
+  {
     name: 'what a repeat was given again is handed back by the first call',
     edits: [
       edit(

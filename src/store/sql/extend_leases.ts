@@ -1,6 +1,6 @@
 import type { LeaseKey } from '../lease_token.js';
 import { hasKey } from '../key_sql.js';
-import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
+import { FOR_UPDATE, IS_UNDER_LEASE, isLive, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 
 /** The items whose leases are held and live, locked in order of id, row by row through the key. */
@@ -8,14 +8,15 @@ const held = (onLocked: OnLocked): string => `
   select i.*, r.id, r.lease_ms, r.attempt_time, r.cancel_requested, s.timeout_ms
   from (select * from item order by run_id) i
   cross join lateral (
-    select r.id, r.pipeline, r.stage, r.lease_ms, r.attempt_time, r.cancel_requested
+    select r.id, r.pipeline, r.stage, r.lease_ms, r.attempt_time, r.cancel_requested, r.state, r.lease_expire_time
     from baton.runs r
-    where r.id = i.run_id and ${IS_HELD}
-    ${FOR_UPDATE[onLocked]}
+    where r.id = i.run_id and ${IS_UNDER_LEASE}
+    offset 0 ${FOR_UPDATE[onLocked]}
   ) r
   cross join lateral (
     select s.timeout_ms from baton.stages s where s.pipeline = r.pipeline and s.name = r.stage offset 0
-  ) s`;
+  ) s
+  where ${isLive('r')}`;
 
 /** An extension never shortens a lease. */
 const END = `greatest(r.lease_expire_time, ${leaseEnd('coalesce(nullif(held.asked_ms, 0), held.lease_ms)', 'held', 'held')})`;

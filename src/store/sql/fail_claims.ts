@@ -13,7 +13,7 @@ with held as materialized (
   cross join lateral (
     select r.id
     from baton.runs r
-    -- Wrapped, so that runs are looked up by their key; see IS_HELD.
+    -- Wrapped, so that runs are looked up by their key; see IS_UNDER_LEASE.
     where r.id = i.id
       and coalesce(r.lease_number = i.lease_number and r.lease_id = i.lease_id and r.state = 'ACTIVE', false)
     for update

@@ -2,21 +2,20 @@ import { LIMITS } from '../../base/limits.js';
 import { splitClaims } from '../../run/claim_split.js';
 import type { Claim } from '../../run/run.js';
 import { hasKey } from '../key_sql.js';
-import { FOR_UPDATE, type OnLocked } from '../lease_sql.js';
+import { FOR_UPDATE, isLive, type OnLocked } from '../lease_sql.js';
 import { encodeLeaseToken } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
 import { getRun } from './get_run.js';
 import { readClaimed } from './read_claimed.js';
 
 /**
- * Whether a run (alias r) is still held under the request of an item (alias i). Wrapped, so that it is looked up by the
+ * Whether a run (alias r) is held under the request of an item (alias i), its lease live or not. Wrapped, so that it is looked up by the
  * request and in no other way: through the index of runs at work, each item read all that were at work in its stage
  * (0.9 ms an item beside 256 of them).
  */
 export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.claim_request_id is not null and r.lease_id is not null
     and coalesce(
-      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'
-      and r.lease_expire_time > clock_timestamp(), false)`;
+      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage, false)`;
 
 /**
  * Finds what each worker got under one request_id and still holds, in claim order. It is marked as repeated, so
@@ -37,10 +36,12 @@ with item as materialized (
   select i.position, i.id
   from (select * from found order by id) i
   cross join lateral (
-    -- Wrapped, so that runs are looked up by their key; see IS_HELD.
-    select from baton.runs r where r.id = i.id and coalesce(${IS_HELD_UNDER}, false)
-    ${FOR_UPDATE[onLocked]}
+    -- Wrapped, so that runs are looked up by their key; see IS_UNDER_LEASE.
+    select r.state, r.lease_expire_time
+    from baton.runs r where r.id = i.id and coalesce(${IS_HELD_UNDER}, false)
+    offset 0 ${FOR_UPDATE[onLocked]}
   ) r
+  where ${isLive('r')}
 ), held as (
   update baton.runs r set repeated_lease = r.lease_number
   from locked

@@ -1,7 +1,7 @@
 import type { Run } from '../../run/run.js';
 import { appendBy, appendMode } from '../append_sql.js';
 import { hasKey } from '../key_sql.js';
-import { FOR_UPDATE, IS_HELD, leaseEnd, type OnLocked } from '../lease_sql.js';
+import { FOR_UPDATE, IS_UNDER_LEASE, isLive, leaseEnd, type OnLocked } from '../lease_sql.js';
 import type { LeaseKey } from '../lease_token.js';
 import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
@@ -48,11 +48,13 @@ export const planned = (onLocked: OnLocked): string => `item as materialized (
   select i.*, held.*
   from (select * from item order by run_id) i
   cross join lateral (
-    select r.pipeline, r.stage, r.attempt, r.max_attempts, r.attempt_time, r.cancel_requested, r.lease_ms
+    select r.pipeline, r.stage, r.attempt, r.max_attempts, r.attempt_time, r.cancel_requested, r.lease_ms,
+      r.state, r.lease_expire_time
     from baton.runs r
-    where r.id = i.run_id and ${IS_HELD}
-    ${FOR_UPDATE[onLocked]}
+    where r.id = i.run_id and ${IS_UNDER_LEASE}
+    offset 0 ${FOR_UPDATE[onLocked]}
   ) held
+  where ${isLive('held')}
 ), step as materialized (
   -- status is the reported one, and so are output, error, progress, status message and checkpoint.
   select
@@ -203,7 +205,7 @@ with run as materialized (
 select exists (
   select from run
   where run.lease_number = $2::bigint and run.lease_id = $3::uuid
-    and run.state = 'ACTIVE' and run.lease_expire_time > clock_timestamp()
+    and ${isLive('run')}
 ) as live`;
 
 /** Whether this lease may change the run at this moment, by the database's clock. Waits for who is changing it now. */

@@ -18,6 +18,8 @@ export type PackedMessage = Omit<Payload, 'format'>;
 interface InnerCall {
   decompressMessage?: (frame: Buffer, encoding: string) => unknown;
   handleDataFrame?: (data: Buffer) => void;
+  /** Has the frames of a message that is not whole yet. */
+  decoder?: unknown;
   readonly stream?: ServerHttp2Stream;
 }
 
@@ -59,7 +61,9 @@ export function interceptor(
 function countBytes(inner: InnerCall, held: Held, refuse: (error: unknown) => void): void {
   const handle = inner.handleDataFrame?.bind(inner);
   let received = 0;
+  let isRefused = false;
   inner.handleDataFrame = (data): void => {
+    if (isRefused) return;
     const isCounted = received > RPC_LIMITS.lightRequestBytes;
     received += data.length;
     try {
@@ -69,6 +73,10 @@ function countBytes(inner: InnerCall, held: Held, refuse: (error: unknown) => vo
         held.add(received);
       }
     } catch (error) {
+      // What came is let go at once: the others that arrive at this moment would all be refused for it.
+      isRefused = true;
+      inner.decoder = undefined;
+      held.release();
       return refuse(error);
     }
     handle?.(data);

@@ -47,7 +47,8 @@ export function canUnpack(encoding: string): boolean {
  * 1. Small requests, nearly all, are decoded at once.
  * 2. Large ones take turns. One turn holds what keeps the process from everything else (decoding, conversion, the checks
  *    of the service); after it the others have as long as it took. A compressed request is unpacked in its turn.
- * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`.
+ * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`. Whoever takes long
+ *    there, as it waits for a claim, keeps its room for `hugeRequestMs`.
  * 4. All bytes of requests that wait have a budget. Beyond it, a request is told to come again.
  */
 export class Intake {
@@ -55,8 +56,14 @@ export class Intake {
   readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
   #heldBytes = 0;
 
-  /** @param budgetBytes of all requests that are being received or wait */
-  constructor(private readonly budgetBytes: number = RPC_LIMITS.heldRequestBytes) {}
+  /**
+   * @param budgetBytes of all requests that are being received or wait
+   * @param hugeRequestMs how long one keeps others from the room of the huge ones, at most
+   */
+  constructor(
+    private readonly budgetBytes: number = RPC_LIMITS.heldRequestBytes,
+    private readonly hugeRequestMs: number = RPC_LIMITS.hugeRequestMs,
+  ) {}
 
   /** Bytes of requests that are being received or wait to be decoded. */
   get heldBytes(): number {
@@ -112,21 +119,32 @@ export class Intake {
   ): Promise<T> {
     const { bytes, encoding, format, held } = payload;
     const size = encoding === 'identity' ? bytes.length : LIMITS.messageBytes;
-    return this.#huge.use(size > RPC_LIMITS.hugeBytes ? size : 0, (free) =>
-      this.#turns.take(async (begin) => {
-        throwIfAborted(signal);
-        const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
-        if (whole.length <= RPC_LIMITS.hugeBytes) free();
-        begin();
-        const request = decode(schema, whole, format);
-        held.release();
-        // Two stretches that keep the process busy, rather than one.
-        await nextLoop();
-        throwIfAborted(signal);
-        return { answer: answer(request) };
-      }),
-    );
+    const weight = weightOf(size, format);
+    return this.#huge.use(weight > RPC_LIMITS.hugeBytes ? weight : 0, async (free) => {
+      const late = setTimeout(free, this.hugeRequestMs);
+      try {
+        return await this.#turns.take(async (begin) => {
+          throwIfAborted(signal);
+          const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
+          if (weightOf(whole.length, format) <= RPC_LIMITS.hugeBytes) free();
+          begin();
+          const request = decode(schema, whole, format);
+          held.release();
+          // Two stretches that keep the process busy, rather than one.
+          await nextLoop();
+          throwIfAborted(signal);
+          return { answer: answer(request) };
+        });
+      } finally {
+        clearTimeout(late);
+      }
+    });
   }
+}
+
+/** Bytes as protobuf, roughly at most: a number in a list takes two bytes of JSON there, and eleven here. */
+function weightOf(bytes: number, format: Format): number {
+  return format === 'json' ? RPC_LIMITS.jsonWeight * bytes : bytes;
 }
 
 /** Unpacks what stays small; undefined for what does not. */
@@ -188,7 +206,10 @@ class Room {
 
   constructor(private readonly size: number) {}
 
-  /** @param work may give its room back before it ends */
+  /**
+   * @param size 0 for what needs none
+   * @param work may give its room back before it ends
+   */
   async use<T>(size: number, work: (free: () => void) => Promise<T>): Promise<T> {
     let held = size;
     if (size > 0) await new Promise<void>((enter) => this.#enter(size, enter));

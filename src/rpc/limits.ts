@@ -62,11 +62,14 @@ export const RPC_LIMITS = {
   getMessageBytes: 16 * 1024,
   /** Requests up to this are decoded at once; larger ones take turns, see `Intake`. */
   lightRequestBytes: 32 * 1024,
-  /** Larger than any request but a batch. Of these, so many bytes may be on their way through the service. */
-  hugeBytes: 4 * 1024 * 1024,
-  hugeRequestBytes: 16 * 1024 * 1024,
+  /** Larger than most requests but batches. Of these, so many bytes may be on their way through the service. */
+  hugeBytes: 2 * 1024 * 1024,
+  hugeRequestBytes: 4 * 1024 * 1024,
+  hugeRequestMs: 1000,
+  /** What a byte of JSON counts there. */
+  jsonWeight: 5,
   /** Bytes of requests that are being received or wait for their turn. */
-  heldRequestBytes: 256 * 1024 * 1024,
+  heldRequestBytes: 64 * 1024 * 1024,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,
 } as const;

@@ -39,6 +39,17 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       caughtBy: 'a GET has its message as it is, and at most 16 KiB of it',
     },
     {
+      name: 'what was refused for the budget over gRPC keeps its part of it',
+      edits: [
+        edit(
+          'dist/src/rpc/grpc_intercept.js',
+          'inner.decoder = undefined;\n            held.release();',
+          'inner.decoder = undefined;',
+        ),
+      ],
+      caughtBy: 'bytes of requests that never end have a budget, by either port',
+    },
+    {
       name: 'bytes of a message that is not whole have no budget over gRPC',
       edits: [edit('dist/src/rpc/grpc_intercept.js', 'held.add(received)', 'held.add(0)')],
       caughtBy: 'bytes of requests that never end have a budget, by either port',
@@ -59,6 +70,11 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       name: 'bytes of requests have no budget',
       edits: [edit(INTAKE, 'this.#heldBytes + bytes > this.budgetBytes', 'false')],
       caughtBy: 'bytes that wait have a budget, and beyond it a request is told to come again',
+    },
+    {
+      name: 'a large request keeps its room for as long as it waits',
+      edits: [edit(INTAKE, 'setTimeout(free, this.hugeRequestMs)', 'undefined')],
+      caughtBy: 'a large request that waits holds up other large ones for a second at most',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/intake' })),
   {

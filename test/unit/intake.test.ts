@@ -112,8 +112,17 @@ test('who has gone is not decoded', async () => {
   assert.equal(intake.heldBytes, 0);
 });
 
+test('a large request that waits holds up other large ones for a second at most', async () => {
+  const intake = new Intake(undefined, 20);
+  void serve(intake, 10 * MIB, never);
+  await within(
+    'the next',
+    serve(intake, 10 * MIB, () => Promise.resolve()),
+  );
+});
+
 test('of huge requests only as many are with the service as fit, and large ones pass by', async () => {
-  const intake = new Intake();
+  const intake = new Intake(undefined, RPC_LIMITS.timerMs);
   let began = 0;
   const ends: (() => void)[] = [];
   const hold = (): Promise<void> => {
@@ -135,7 +144,7 @@ test('of huge requests only as many are with the service as fit, and large ones 
 });
 
 test('a compressed request is unpacked in its turn, and counts as what it becomes', async () => {
-  const intake = new Intake();
+  const intake = new Intake(undefined, RPC_LIMITS.timerMs);
   let began = 0;
   const ends: (() => void)[] = [];
   const call = (size: number): Promise<void> =>

@@ -315,6 +315,8 @@ void test('bytes of requests that never end have a budget, by either port', asyn
     await until('both are held', () => intake.heldBytes === 2 * (1_400_000 + 5));
     const refused = uploadHalf(url, 'application/grpc+proto', 2_800_000);
     assert.equal(await within('the refusal', refused.answered), String(Code.ResourceExhausted));
+    // What was refused has no part of it any more, although its client holds the stream open.
+    await until('it is let go', () => intake.heldBytes === 2 * (1_400_000 + 5));
     // Small ones go on meanwhile.
     for (const jobs of Object.values(servers.jobs))
       await within('a call beside them', jobs.getRun({ id: 'x' }));

@@ -165,7 +165,8 @@ interface Copy {
 
 async function sendCopy(attack: Attack, prepared: Prepared): Promise<Copy> {
   if (attack.way.startsWith('reset')) return sendResets(prepared, attack);
-  const session = connect(`http://127.0.0.1:${prepared.port}`);
+  // Node's own limit of 10 MB would have it reset its own large requests, and hear no answer.
+  const session = connect(`http://127.0.0.1:${prepared.port}`, { maxSessionMemory: 64 });
   session.on('error', () => undefined);
   await new Promise((resolve) => session.once('connect', resolve).once('close', resolve));
   if (session.destroyed) return { answer: 'refused', sentBytes: 0 };

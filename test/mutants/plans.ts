@@ -40,8 +40,8 @@ export const PLAN_MUTANTS: readonly Mutant[] = [
     'a claim is free to look for its request among all runs at work',
     edit(
       FIND_CLAIMS,
-      "and coalesce(\n      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp(), false)",
-      "and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp()",
+      'and coalesce(\n      r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage, false)',
+      "and r.worker_id = i.worker_id and r.pipeline = i.pipeline and r.stage = i.stage and r.state = 'ACTIVE'",
     ),
   ),
   {

@@ -131,13 +131,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'a lease is extended whose time is over',
-    edits: [
-      edit(
-        LEASE_SQL,
-        "r.state = 'ACTIVE'\n      and r.lease_expire_time > clock_timestamp()",
-        "r.state = 'ACTIVE'",
-      ),
-    ],
+    edits: [edit(LEASE_SQL, ' and ${row}.lease_expire_time > clock_timestamp()', '')],
     testFile: WORKERS,
     caughtBy: 'a lease whose time is over is not extended, also before anybody ended it',
   },

@@ -120,25 +120,21 @@ export class Intake {
     const { bytes, encoding, format, held } = payload;
     const size = encoding === 'identity' ? bytes.length : LIMITS.messageBytes;
     const weight = weightOf(size, format);
-    return this.#huge.use(weight > RPC_LIMITS.hugeBytes ? weight : 0, async (free) => {
-      const late = setTimeout(free, this.hugeRequestMs);
-      try {
-        return await this.#turns.take(async (begin) => {
-          throwIfAborted(signal);
-          const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
-          if (weightOf(whole.length, format) <= RPC_LIMITS.hugeBytes) free();
-          begin();
-          const request = decode(schema, whole, format);
-          held.release();
-          // Two stretches that keep the process busy, rather than one.
-          await nextLoop();
-          throwIfAborted(signal);
-          return { answer: answer(request) };
-        });
-      } finally {
-        clearTimeout(late);
-      }
-    });
+    return this.#huge.use(weight > RPC_LIMITS.hugeBytes ? weight : 0, (free) =>
+      this.#turns.take(async (begin) => {
+        throwIfAborted(signal);
+        const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
+        if (weightOf(whole.length, format) <= RPC_LIMITS.hugeBytes) free();
+        begin();
+        const request = decode(schema, whole, format);
+        held.release();
+        // Two stretches that keep the process busy, rather than one.
+        await nextLoop();
+        throwIfAborted(signal);
+        const late = setTimeout(free, this.hugeRequestMs);
+        return { answer: answer(request).finally(() => clearTimeout(late)) };
+      }),
+    );
   }
 }
 

@@ -9,9 +9,9 @@ import { getRun } from './get_run.js';
 import { readClaimed } from './read_claimed.js';
 
 /**
- * Whether a run (alias r) is held under the request of an item (alias i), its lease live or not. Wrapped, so that it is looked up by the
- * request and in no other way: through the index of runs at work, each item read all that were at work in its stage
- * (0.9 ms an item beside 256 of them).
+ * Whether a run (alias r) is held under the request of an item (alias i), its lease live or not. Wrapped, so that it is
+ * looked up by the request and in no other way: through the index of runs at work, each item read all that were at work
+ * in its stage (0.9 ms an item beside 256 of them).
  */
 export const IS_HELD_UNDER = `r.claim_request_id = i.request_id and r.claim_request_id is not null and r.lease_id is not null
     and coalesce(

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cleanUpLater } from '../support/cleanup.js';
@@ -18,12 +18,22 @@ const PUT = '/etcdserverpb.KV/Put';
 const START_TIMEOUT_MS = 15_000;
 /** etcd makes one change per put; more at once than this only time out. */
 const PUTS_IN_FLIGHT = 256;
-/** Of the kernel's clock, in which it counts CPU. */
-const MICROS_PER_TICK = 10_000;
 /** What a put's event holds beside its value. */
 const EVENT_OVERHEAD_BYTES = 25;
 
 export const etcdInstalled = existsSync(ETCD);
+
+/**
+ * What all threads of a process have used. Counted in nanoseconds, where `/proc/PID/stat` counts in ticks of
+ * 10 ms, of which a short burst may take none.
+ */
+async function cpuMicrosOf(pid: number): Promise<number> {
+  const threads = await readdir(`/proc/${pid}/task`);
+  const stats = await Promise.all(
+    threads.map((thread) => readFile(`/proc/${pid}/task/${thread}/schedstat`, 'utf8')),
+  );
+  return stats.reduce((sum, stat) => sum + Number(stat.split(' ')[0]) / 1000, 0);
+}
 
 /** etcd with its defaults, durable as the others, in a temporary folder. */
 export const etcdSource: OpenSource = async () => {
@@ -83,13 +93,9 @@ export const etcdSource: OpenSource = async () => {
     steady: (rate, seconds, { bytesPerEvent }) => putAll(rate * seconds, rate, bytesPerEvent),
     burst: (changes, { bytesPerEvent }) => putAll(changes, Infinity, bytesPerEvent),
     async use() {
-      const stat = await readFile(`/proc/${server.pid}/stat`, 'utf8');
       const status = await readFile(`/proc/${server.pid}/status`, 'utf8');
-      // After the name, which may hold anything, in parentheses: utime and stime are fields 14 and 15 of all.
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      const ticks = Number(fields[11]) + Number(fields[12]);
       const rssKiB = Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]);
-      return { cpuMicros: ticks * MICROS_PER_TICK, rssBytes: rssKiB * 1024 };
+      return { cpuMicros: await cpuMicrosOf(server.pid ?? 0), rssBytes: rssKiB * 1024 };
     },
     stop() {
       client.close();

@@ -25,7 +25,7 @@ import type { ListenAddress, RpcServer } from './listener.js';
 import { pathOf, type NodeRequest, type NodeResponse } from './node_http.js';
 import { PAGE_PATH, sendPage } from './page.js';
 import { refuse } from './refusals.js';
-import { sniff } from './sniff.js';
+import { resetsIn, sniff } from './sniff.js';
 import { StreamGuard } from './stream_guard.js';
 import { Turns } from './turns.js';
 
@@ -71,10 +71,17 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
   });
   const http2 = createHttp2(onRequest, options);
   const guard = new StreamGuard(http2, { turns, counts, log: options.log });
+  const handovers = new Turns(RPC_LIMITS.sessionsPerTurn);
   const tcp = createTcp((socket) => {
     connections.add(socket);
-    sniff(socket, options.protocolTimeoutMs ?? RPC_LIMITS.protocolTimeoutMs, (version) => {
-      if (version === 'http2') return acceptHttp2(http2, socket, connections);
+    sniff(socket, options.protocolTimeoutMs ?? RPC_LIMITS.protocolTimeoutMs, (version, seen) => {
+      if (version === 'http2') {
+        // Node's session takes these bytes in one go, and the guard would hear of them when all is done.
+        if (resetsIn(seen) > RPC_LIMITS.resetsUnserved.burst) return guard.turnAway(socket);
+        // Until then nobody hears what becomes of it.
+        socket.on('error', noop);
+        return void handovers.add(socket, () => acceptHttp2(http2, socket.off('error', noop), connections));
+      }
       connections.setHttp1(socket);
       http1.emit('connection', socket);
     });
@@ -91,6 +98,8 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
 }
 
 const NO_NAMES: GateRules = { hosts: new Set(), origins: new Set() };
+
+const noop = (): void => {};
 
 type OnRequest = (request: NodeRequest, response: NodeResponse) => void;
 
@@ -177,6 +186,7 @@ function createHttp2(onRequest: OnRequest, { log }: HttpServerOptions): Http2Ser
 
 /** Node makes the session while it takes the connection over, and tells the raw socket to nobody later on. */
 function acceptHttp2(server: Http2Server, socket: Socket, connections: Connections): void {
+  if (socket.destroyed) return;
   // A session is over when either side is, but nothing in it ends the socket that the client has ended.
   socket.allowHalfOpen = false;
   const onSession = (session: ServerHttp2Session): void => connections.setSession(socket, session);

@@ -8,14 +8,16 @@ export const RPC_LIMITS = {
   connections: 10_000,
   /** Requests that are begun in one turn of the event loop, one of each connection after the other. */
   requestsPerTurn: 32,
+  /** HTTP/2 connections that are taken over in one turn, each with all that was read of it: up to a thousand streams. */
+  sessionsPerTurn: 1,
   /** Requests of one listener that wait to be begun; beyond it a connection may have this many of them. */
   requestsWaiting: 10_000,
   requestsWaitingShare: 100,
   /** Requests on an HTTP/1.1 connection that have no answer yet. Clients send one; each takes 13 KB. */
   requestsPipelined: 100,
   /**
-   * Streams that a connection may reset before they were begun: in the same read, or in a stall of this server. Only
-   * who attacks does that for long.
+   * Streams that a connection may reset before they were begun, which is in the same read or in a stall of this server, or
+   * before their request was whole. Only who attacks does that for long.
    */
   resetsUnserved: { burst: 100, perSecond: 50 },
   /**

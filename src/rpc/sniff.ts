@@ -12,7 +12,11 @@ export type HttpVersion = 'http1' | 'http2';
  * Reads with `readable` and `read()` only: after `data` and `pause` the native HTTP/2 session, which reads from the
  * handle itself, never sees the bytes.
  */
-export function sniff(socket: Socket, timeoutMs: number, found: (version: HttpVersion) => void): void {
+export function sniff(
+  socket: Socket,
+  timeoutMs: number,
+  found: (version: HttpVersion, seen: Buffer) => void,
+): void {
   let seen: Buffer = Buffer.alloc(0);
   const stop = (): void => {
     clearTimeout(timer);
@@ -29,10 +33,26 @@ export function sniff(socket: Socket, timeoutMs: number, found: (version: HttpVe
     if (version === undefined) return;
     stop();
     socket.unshift(seen);
-    found(version);
+    found(version, seen);
   };
   const timer = setTimeout(destroy, timeoutMs);
   socket.on('readable', onReadable).on('end', destroy).on('error', destroy).on('close', stop);
+}
+
+const FRAME_HEAD_BYTES = 9;
+const RST_STREAM = 3;
+
+/** How many streams are reset in the first bytes of an HTTP/2 connection, which begin with the preface. */
+export function resetsIn(seen: Buffer): number {
+  let resets = 0;
+  for (
+    let at = PREFACE.length;
+    at + FRAME_HEAD_BYTES <= seen.length;
+    at += FRAME_HEAD_BYTES + seen.readUIntBE(at, 3)
+  ) {
+    if (seen[at + 3] === RST_STREAM) resets += 1;
+  }
+  return resets;
 }
 
 function readBytes(socket: Socket): Buffer | null {

@@ -6,6 +6,7 @@ import {
   type OutgoingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
+import type { Socket } from 'node:net';
 import { systemClock, type Clock, type Timer } from '../base/clock.js';
 import type { Logger } from '../base/log.js';
 import { TokenBucket } from '../base/token_bucket.js';
@@ -22,6 +23,12 @@ export interface StreamGuardOptions {
   readonly clock?: Clock;
 }
 
+/** An empty SETTINGS, with which each side begins, and a GOAWAY: a length of 8, stream 0, no stream taken, code 11. */
+const ENHANCE_YOUR_CALM = Buffer.from(
+  '000000040000000000' + '000008070000000000' + '000000000000000b',
+  'hex',
+);
+
 /** The listeners of a server's `stream` event; what comes behind the stream is passed on as it is. */
 type Serve = (stream: ServerHttp2Stream, ...rest: unknown[]) => void;
 
@@ -29,10 +36,13 @@ interface Opened {
   readonly stream: ServerHttp2Stream;
   readonly openedAt: number;
   isServed: boolean;
+  /** Its client has given it up before its request was whole. */
+  isCut: boolean;
 }
 
 /** What a connection may still reset. */
 interface Allowance {
+  /** Of those that were not served, or not whole. */
   readonly unserved: TokenBucket;
   readonly resets: TokenBucket;
 }
@@ -42,7 +52,7 @@ interface Allowance {
  * hurts no other:
  *
  *     opened ──▶ waits for its turn ──▶ served ──▶ request whole ──▶ closed
- *                 └─ reset: `resetsUnserved`  └─ reset: `resets`
+ *                 └──── reset: `resetsUnserved` ────┘    └─ reset: `resets`
  *                              └──▶ over its limit: the connection ends with ENHANCE_YOUR_CALM
  *
  * A stream is served in a turn of its own, a few in each turn of the event loop, one connection after the other. A stream
@@ -86,6 +96,13 @@ export class StreamGuard {
     return this.#arriving.size;
   }
 
+  /** Ends a connection that is no session yet. */
+  turnAway(socket: Socket): void {
+    this.#tellOf(socket);
+    socket.on('error', () => {});
+    socket.end(ENHANCE_YOUR_CALM, () => socket.destroy());
+  }
+
   stop(): void {
     this.#sweep.cancel();
   }
@@ -96,7 +113,9 @@ export class StreamGuard {
     const { session } = stream;
     // It went away while its stream was being told of.
     if (session === undefined || this.#condemned.has(session)) return;
-    const opened: Opened = { stream, openedAt: this.#clock.now(), isServed: false };
+    const opened: Opened = { stream, openedAt: this.#clock.now(), isServed: false, isCut: false };
+    // On `close` a request that was cut off looks like one that has ended.
+    stream.once('aborted', () => (opened.isCut = !stream.endAfterHeaders && !stream.readableEnded));
     stream.once('close', () => this.#closed(session, opened));
     this.#arriving.add(opened);
     if (this.#arriving.size > RPC_LIMITS.requestsArriving) this.#closeOldest();
@@ -128,16 +147,14 @@ export class StreamGuard {
     if (this.#condemned.has(session)) return;
     const now = this.#clock.now();
     const { unserved, resets } = this.#allowanceOf(session, now);
-    if (resets.take(now) && (opened.isServed || unserved.take(now))) return;
+    if (resets.take(now) && ((opened.isServed && !opened.isCut) || unserved.take(now))) return;
     this.#calmDown(session);
   }
 
   #calmDown(session: Http2Session): void {
     this.#condemned.add(session);
-    this.#counts.connectionClosed();
     // It has none any more where it ends by itself just now.
-    const socket = session.socket as { readonly remoteAddress?: string | undefined } | undefined;
-    this.#log.info({ peer: socket?.remoteAddress }, 'a connection was closed: it resets its streams');
+    this.#tellOf(session.socket as Socket | undefined);
     // What is left of the read, and of those that follow before the connection is gone: nghttp2 refuses streams above a
     // limit as soon as it is submitted, and Node never sees them.
     if (!session.destroyed) session.settings({ maxConcurrentStreams: 0 });
@@ -146,6 +163,11 @@ export class StreamGuard {
       const error = new Error('too many streams were reset');
       if (!session.destroyed) session.destroy(error, constants.NGHTTP2_ENHANCE_YOUR_CALM);
     });
+  }
+
+  #tellOf(socket: Socket | undefined): void {
+    this.#counts.connectionClosed();
+    this.#log.info({ peer: socket?.remoteAddress }, 'a connection was closed: it resets its streams');
   }
 
   #allowanceOf(session: Http2Session, now: number): Allowance {

@@ -10,7 +10,7 @@ interface Line {
 }
 
 /**
- * Begins the requests of one listener: a few in each turn of the event loop, one of each connection after the other. So a
+ * Begins the requests of one listener, or takes its connections over: a few in each turn of the event loop, one of each connection after the other. So a
  * connection that has sent thousands of requests at once waits for itself, and nobody else waits for it.
  */
 export class Turns {
@@ -18,8 +18,13 @@ export class Turns {
   /** Those with something waiting, each once: first what is left of this round, the last one being next. */
   #round: Line[] = [];
   #nextRound: Line[] = [];
+  readonly #perTurn: number;
   #isAhead = false;
   #waiting = 0;
+
+  constructor(perTurn: number = RPC_LIMITS.requestsPerTurn) {
+    this.#perTurn = perTurn;
+  }
 
   /**
    * False when too many wait already and this connection is one of those that made it so.
@@ -46,7 +51,7 @@ export class Turns {
 
   #turn(): void {
     this.#isAhead = false;
-    for (let begun = 0; begun < RPC_LIMITS.requestsPerTurn; begun += 1) {
+    for (let begun = 0; begun < this.#perTurn; begun += 1) {
       const task = this.#take();
       if (task === undefined) return;
       task();

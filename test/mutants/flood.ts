@@ -12,6 +12,20 @@ export const FLOOD_MUTANTS: readonly Mutant[] = [
     caughtBy: 'of a flood of resets Node sees no more than the limit, however much comes in one read',
   },
   {
+    name: 'the first bytes of a connection are taken as they are',
+    edits: [
+      edit('dist/src/rpc/http.js', 'if (resetsIn(seen) > RPC_LIMITS.resetsUnserved.burst)', 'if (false)'),
+    ],
+    testFile: 'unit/rpc_flood',
+    caughtBy: 'http: streams that are reset in the first bytes of a connection are never begun',
+  },
+  {
+    name: 'a call that is given up in the middle of its message counts as one that waits',
+    edits: [edit(GUARD, 'opened.isServed && !opened.isCut', 'opened.isServed')],
+    testFile: 'unit/rpc_flood',
+    caughtBy: 'http: calls that are given up before their message is whole end the connection soon',
+  },
+  {
     name: 'a connection over its limit is read to the end',
     edits: [edit(GUARD, 'session.settings({ maxConcurrentStreams: 0 });', '{ }')],
     testFile: 'unit/rpc_flood',

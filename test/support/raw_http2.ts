@@ -71,6 +71,9 @@ export function resetFrame(stream: number, code = 8): Buffer {
   return frame(FRAME.reset, 0, stream, payload);
 }
 
+/** @param payload 8 bytes, which come back */
+export const pingFrame = (payload: Uint8Array): Buffer => frame(FRAME.ping, 0, 0, payload);
+
 /** Streams that are opened and reset at once, as the first that a connection sends. */
 export function rapidResets(block: Uint8Array, count: number): Buffer {
   const streams = Array.from({ length: count }, (_unused, index) => 2 * index + 1);
@@ -111,13 +114,13 @@ export class RawHttp2 {
     socket.on('data', (bytes) => this.#read(bytes));
   }
 
-  /** Connects, and says what every connection begins with. */
-  static async open(port: number): Promise<RawHttp2> {
+  /** Connects, and says what every connection begins with, and in the same write `first`. */
+  static async open(port: number, first: Uint8Array = Buffer.alloc(0)): Promise<RawHttp2> {
     const socket = connect({ host: '127.0.0.1', port, noDelay: true });
     await new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject));
     const connection = new RawHttp2(socket);
-    socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-    socket.write(frame(FRAME.settings, 0, 0));
+    const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+    socket.write(Buffer.concat([preface, frame(FRAME.settings, 0, 0), first]));
     return connection;
   }
 

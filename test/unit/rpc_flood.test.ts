@@ -17,6 +17,7 @@ import {
   FRAME,
   grpcMessage,
   openFrame,
+  pingFrame,
   rapidResets,
   RawHttp2,
   resetFrame,
@@ -107,6 +108,28 @@ for (const port of PORTS) {
     await until('nothing of it to be left', () => waiting.size === 0);
   });
 
+  test(`${port}: calls that are given up before their message is whole end the connection soon`, async () => {
+    const { servers, waiting } = await startWaiting();
+    await using _ = servers;
+    const raw = await RawHttp2.open(servers[port].port);
+    const most = 2 * RPC_LIMITS.resetsUnserved.burst;
+    let begun = 0;
+    while (begun < 2 * most && raw.goaways.length === 0 && !raw.isClosed) {
+      const streams = Array.from({ length: 10 }, () => raw.nextStream());
+      await raw.send(
+        ...streams.flatMap((id) => [openFrame(id, BLOCK), dataFrame(id, MESSAGE.subarray(0, 3))]),
+      );
+      // All are served, as each connection has its turn.
+      await getRun(servers);
+      await raw.send(...streams.map((id) => resetFrame(id)));
+      begun += streams.length;
+    }
+    await within('the connection to close', raw.closed);
+    assert.ok(begun <= most + 100, `${begun} were begun`);
+    assert.equal(raw.goaways.at(-1)?.code, CALM_DOWN);
+    assert.equal(waiting.size, 0);
+  });
+
   test(`${port}: a request that never ends is closed when too many do so, the oldest first`, async () => {
     const { servers } = await startWaiting();
     await using _ = servers;
@@ -124,6 +147,21 @@ for (const port of PORTS) {
     second.close();
   });
 }
+
+test('http: streams that are reset in the first bytes of a connection are never begun', async () => {
+  const { servers } = await startWaiting();
+  await using _ = servers;
+  const most = RPC_LIMITS.resetsUnserved.burst;
+  const attacker = await RawHttp2.open(servers.http.port, rapidResets(BLOCK, most + 1));
+  await within('the connection to close', attacker.closed);
+  assert.deepEqual(attacker.goaways, [{ code: CALM_DOWN, lastStream: 0 }]);
+  const other = await RawHttp2.open(servers.http.port, rapidResets(BLOCK, most - 10));
+  const ping = Buffer.from('all seen');
+  await other.send(pingFrame(ping));
+  await until('the ping to be answered', () => other.count(FRAME.ping) > 0);
+  assert.deepEqual(other.goaways, []);
+  other.close();
+});
 
 /** Frames that open streams and never end them. */
 function openOnly(raw: RawHttp2, count: number): Buffer[] {
@@ -144,8 +182,8 @@ test('gRPC calls on the HTTP port that are aborted leave no line in the log', as
   await using _ = servers;
   for (let round = 0; round < 2; round += 1) {
     const raw = await RawHttp2.open(servers.http.port);
-    // Half of them before their message, which is where connect makes an internal error of it.
-    const open = Array.from({ length: 400 }, () => raw.nextStream());
+    // Some of them before their message, which is where connect makes an internal error of it.
+    const open = Array.from({ length: RPC_LIMITS.resetsUnserved.burst - 10 }, () => raw.nextStream());
     await raw.send(...open.map((stream) => openFrame(stream, BLOCK)));
     const begun = await beginCalls(raw, 400);
     await until('the calls to wait', () => waiting.size === begun.length, 20_000);

@@ -48,21 +48,24 @@ export function canUnpack(encoding: string): boolean {
  * 2. Large ones take turns. One turn holds what keeps the process from everything else (decoding, conversion, the checks
  *    of the service); after it the others have as long as it took. A compressed request is unpacked in its turn.
  * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`. Whoever takes long
- *    there, as it waits for a claim, keeps its room for `hugeRequestMs`.
+ *    there, as it waits for a claim, keeps its room for `roomMs`.
  * 4. All bytes of requests that wait have a budget. Beyond it, a request is told to come again.
+ * 5. Of requests for long pages, only as many are with the service as may be answered with `heavyAnswerBytes`: a thousand
+ *    runs in JSON are one. Reading them in the database, which takes no time here, is what the others have in between.
  */
 export class Intake {
   readonly #turns = new Turns();
   readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
+  readonly #answers = new Room(RPC_LIMITS.heavyAnswerBytes);
   #heldBytes = 0;
 
   /**
    * @param budgetBytes of all requests that are being received or wait
-   * @param hugeRequestMs how long one keeps others from the room of the huge ones, at most
+   * @param roomMs how long one keeps others from its room, at most
    */
   constructor(
     private readonly budgetBytes: number = RPC_LIMITS.heldRequestBytes,
-    private readonly hugeRequestMs: number = RPC_LIMITS.hugeRequestMs,
+    private readonly roomMs: number = RPC_LIMITS.roomMs,
   ) {}
 
   /** Bytes of requests that are being received or wait to be decoded. */
@@ -102,13 +105,34 @@ export class Intake {
         const small = encoding === 'identity' ? bytes : await unpackSmall(payload);
         if (small !== undefined) {
           held.release();
-          return await answer(decode(schema, small, format));
+          return await this.#answer(decode(schema, small, format), format, signal, answer);
         }
       }
-      return await this.#serveLarge(schema, payload, signal, answer);
+      return await this.#serveLarge(schema, payload, signal, (request) =>
+        this.#answer(request, format, signal, answer),
+      );
     } finally {
       held.release();
     }
+  }
+
+  #answer<T>(
+    request: Message,
+    format: Format,
+    signal: CallSignal,
+    answer: (request: Message) => Promise<T>,
+  ): Promise<T> {
+    const weight = weightOf(pageBytes(request), format);
+    if (weight <= RPC_LIMITS.lightAnswerBytes) return answer(request);
+    return this.#answers.use(weight, (free) => {
+      throwIfAborted(signal);
+      return this.#freeingLate(free, answer(request));
+    });
+  }
+
+  #freeingLate<T>(free: () => void, answer: Promise<T>): Promise<T> {
+    const late = setTimeout(free, this.roomMs).unref();
+    return answer.finally(() => clearTimeout(late));
   }
 
   #serveLarge<T>(
@@ -131,8 +155,7 @@ export class Intake {
         // Two stretches that keep the process busy, rather than one.
         await nextLoop();
         throwIfAborted(signal);
-        const late = setTimeout(free, this.hugeRequestMs);
-        return { answer: answer(request).finally(() => clearTimeout(late)) };
+        return { answer: this.#freeingLate(free, answer(request)) };
       }),
     );
   }
@@ -141,6 +164,14 @@ export class Intake {
 /** Bytes as protobuf, roughly at most: a number in a list takes two bytes of JSON there, and eleven here. */
 function weightOf(bytes: number, format: Format): number {
   return format === 'json' ? RPC_LIMITS.jsonWeight * bytes : bytes;
+}
+
+/** Of a page that a request asks for, at most; 0 where it asks for none. */
+function pageBytes(request: Message): number {
+  const { pageSize, includePayload } = request as Message & { pageSize?: number; includePayload?: boolean };
+  if (pageSize === undefined) return 0;
+  if (includePayload === true) return LIMITS.answerBytes;
+  return (pageSize === 0 ? LIMITS.pageSizeDefault : pageSize) * RPC_LIMITS.answerRunBytes;
 }
 
 /** Unpacks what stays small; undefined for what does not. */

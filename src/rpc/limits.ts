@@ -67,9 +67,15 @@ export const RPC_LIMITS = {
   /** Larger than most requests but batches. Of these, so many bytes may be on their way through the service. */
   hugeBytes: 2 * 1024 * 1024,
   hugeRequestBytes: 4 * 1024 * 1024,
-  hugeRequestMs: 1000,
   /** What a byte of JSON counts there. */
   jsonWeight: 5,
+  /** So many bytes of pages may be read and written at once; those up to the first of these need no room. */
+  lightAnswerBytes: 256 * 1024,
+  heavyAnswerBytes: 4 * 1024 * 1024,
+  /** How long one keeps others from these rooms, at most. */
+  roomMs: 1000,
+  /** What a run counts there that comes without its payload. */
+  answerRunBytes: 1024,
   /** Bytes of requests that are being received or wait for their turn. */
   heldRequestBytes: 64 * 1024 * 1024,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */

@@ -73,8 +73,18 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
     },
     {
       name: 'a large request keeps its room for as long as it waits',
-      edits: [edit(INTAKE, 'setTimeout(free, this.hugeRequestMs)', 'undefined')],
+      edits: [edit(INTAKE, 'setTimeout(free, this.roomMs).unref()', 'undefined')],
       caughtBy: 'a large request that waits holds up other large ones for a second at most',
+    },
+    {
+      name: 'long pages are read all at once',
+      edits: [edit(INTAKE, 'weight <= RPC_LIMITS.lightAnswerBytes', 'true')],
+      caughtBy: 'of requests for long pages only as many are with the service as fit, and short ones pass by',
+    },
+    {
+      name: 'a long page in a large request is read beside all others',
+      edits: [edit(INTAKE, '(request) => this.#answer(request, format, signal, answer)', 'answer')],
+      caughtBy: 'of requests for long pages only as many are with the service as fit, and short ones pass by',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/intake' })),
   {

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { create, toBinary, type Message } from '@bufbuild/protobuf';
+import { create, toBinary, toJsonString, type Message, type MessageInitShape } from '@bufbuild/protobuf';
 import {
   BatchCreateRunsRequestSchema,
   GetRunRequestSchema,
+  ListRunsRequestSchema,
   type GetRunRequest,
 } from '../../gen/baton/v1/job_service_pb.js';
 import { BatonError, canceledError } from '../../src/base/errors.js';
+import type { Format } from '../../src/rpc/decode/decode.js';
 import { AbortableSignal } from '../../src/rpc/call_signal.js';
 import { Intake, type Payload } from '../../src/rpc/intake.js';
 import { RPC_LIMITS } from '../../src/rpc/limits.js';
@@ -141,6 +143,59 @@ test('of huge requests only as many are with the service as fit, and large ones 
   await until('the second', () => began === 2);
   ends[1]?.();
   await within('both', Promise.all(calls));
+});
+
+/** Serves a ListRuns. */
+function list(
+  intake: Intake,
+  request: MessageInitShape<typeof ListRunsRequestSchema>,
+  answer: () => Promise<void>,
+  format: Format = 'binary',
+): Promise<void> {
+  const whole = create(ListRunsRequestSchema, request);
+  const bytes =
+    format === 'json'
+      ? Buffer.from(toJsonString(ListRunsRequestSchema, whole))
+      : Buffer.from(toBinary(ListRunsRequestSchema, whole));
+  const given = { ...payload(intake, bytes), format };
+  return intake.serve(ListRunsRequestSchema, given, new AbortableSignal(), answer);
+}
+
+test('of requests for long pages only as many are with the service as fit, and short ones pass by', async () => {
+  const intake = new Intake(undefined, RPC_LIMITS.timerMs);
+  const began: string[] = [];
+  const ends = new Map<string, () => void>();
+  const hold = (name: string) => (): Promise<void> => {
+    began.push(name);
+    return new Promise((resolve) => ends.set(name, resolve));
+  };
+  // A request that takes turns itself.
+  const filter = { repository: 'x'.repeat(40_000) };
+  const calls = [
+    list(intake, { pageSize: 1000 }, hold('first'), 'json'),
+    list(intake, { pageSize: 1000 }, hold('second'), 'json'),
+    list(intake, { includePayload: true, filter }, hold('third')),
+    list(intake, {}, hold('short, JSON'), 'json'),
+    list(intake, { pageSize: 200 }, hold('short')),
+  ];
+  await until('the first and the short ones', () => began.length === 3);
+  assert.deepEqual([...began].sort(), ['first', 'short', 'short, JSON']);
+  ends.get('first')?.();
+  await until('the second', () => began.length === 4);
+  ends.get('second')?.();
+  await until('the third', () => began.length === 5);
+  assert.deepEqual(began.slice(3), ['second', 'third']);
+  for (const end of ends.values()) end();
+  await within('all', Promise.all(calls));
+});
+
+test('a long page that takes long holds up others for a second at most', async () => {
+  const intake = new Intake(undefined, 20);
+  void list(intake, { includePayload: true }, never);
+  await within(
+    'the next',
+    list(intake, { includePayload: true }, () => Promise.resolve()),
+  );
 });
 
 test('a compressed request is unpacked in its turn, and counts as what it becomes', async () => {

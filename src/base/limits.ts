@@ -59,6 +59,8 @@ export const LIMITS = {
   bulkStep: 500,
   claimRuns: 1000,
   claimWaitMaxMs: 50_000,
+  /** Large runs that GetRun reads at once; others wait. */
+  largeRunsRead: 2,
   pageSizeDefault: 50,
   pageSizeMax: 1000,
   filterValues: 100,

@@ -2,9 +2,10 @@ import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { malformedRequest, messageTooLarge } from './errors.js';
-import { canUnpack, type Held, type Intake, type Payload } from './intake.js';
+import { endSoon, type Held } from './budget.js';
+import { canUnpack, type Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
-import type { NodeRequest, NodeResponse } from './node_http.js';
+import { connectionOf, type NodeRequest, type NodeResponse } from './node_http.js';
 
 /**
  * What a request holds, taken out before connect sees it: connect would unpack, parse and build whatever comes. It is
@@ -41,7 +42,7 @@ export function takeContents(
   intake: Intake,
 ): [UniversalServerRequest, Contents] {
   const contents: Contents = { payload: undefined, error: undefined };
-  const held = intake.hold();
+  const held = intake.budget.hold();
   response.once('close', () => held.release());
   if (universal.method === 'GET') return [takeQuery(universal, contents, held), contents];
   const header = new Headers(universal.header);
@@ -151,8 +152,10 @@ function readBody(request: NodeRequest, held: Held): Promise<Buffer> {
     const fail = (error: BatonError): void => {
       held.release();
       chunks.length = 0;
+      if (held.isFlood) endSoon(connectionOf(request));
       end(() => reject(error));
     };
+    held.onDrop = fail;
     const onData = (chunk: Buffer): void => {
       try {
         if (length + chunk.length > limit) throw messageTooLarge();
@@ -163,7 +166,10 @@ function readBody(request: NodeRequest, held: Held): Promise<Buffer> {
         fail(error as BatonError);
       }
     };
-    const onEnd = (): void => end(() => resolve(Buffer.concat(chunks, length)));
+    const onEnd = (): void => {
+      held.whole();
+      end(() => resolve(Buffer.concat(chunks, length)));
+    };
     const onGone = (): void => fail(canceledError());
     const late = new BatonError('DEADLINE_EXCEEDED', 'the request did not arrive in time');
     const timer = setTimeout(() => fail(late), RPC_LIMITS.requestTimeoutMs);

@@ -99,6 +99,14 @@ export function fitTrailers(status: Status): Status {
   return fits(status) ? status : withFewerViolations(status);
 }
 
+/** A status without its violations, but with how many there were, and with the beginning of its message. */
+export function shortStatus(status: Status): Status {
+  const count = violationCount(status);
+  const { code, details } = count === 0 ? status : omitViolations(status, count);
+  const message = truncate(status.message, RPC_LIMITS.shortMessageChars);
+  return create(StatusSchema, { code, message, details });
+}
+
 function fits(status: Status): boolean {
   return toBinary(StatusSchema, status).byteLength <= RPC_LIMITS.trailerDetailsBytes;
 }

@@ -87,9 +87,12 @@ function judgeHosts(
     return httpVersion === '1.0' ? undefined : refuse(400, 'the Host header is missing');
   for (const value of given) {
     const name = hostName(value);
-    if (name === undefined)
+    const isOwn =
+      name !== undefined && (isIPv4(name) || isIPv6(name) || isLoopbackName(name) || hosts.has(name));
+    // A port above 65535, or a label of an international name that is none.
+    if (name === undefined || (isOwn && !URL.canParse(`http://${value}`)))
       return refuse(400, `the Host header is malformed: ${JSON.stringify(truncate(value, 100))}`);
-    if (isIPv4(name) || isIPv6(name) || isLoopbackName(name) || hosts.has(name)) continue;
+    if (isOwn) continue;
     return refuse(
       421,
       `${truncate(name, 100)} is not a name of this server; its names are set by BATON_HTTP_HOSTS or --http-hosts`,

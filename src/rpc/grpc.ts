@@ -2,6 +2,7 @@ import { constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'n
 import {
   Server,
   ServerCredentials,
+  setLogger,
   type handleServerStreamingCall,
   type handleUnaryCall,
   type MethodDefinition,
@@ -10,6 +11,7 @@ import {
 } from '@grpc/grpc-js';
 import { BatonError, canceledError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import type { Logger } from '../base/log.js';
 import { truncate } from '../base/text.js';
 import type { WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
@@ -52,6 +54,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   const paths = new Set(bindings.map(({ name }) => `/${name}`));
   const intake = options.intake ?? new Intake();
   const intercept = interceptor(options.log, intake, (path) => paths.has(path));
+  silence(options.log);
   const server = new Server({ ...SERVER_OPTIONS, interceptors: [intercept] });
   for (const binding of bindings) register(server, binding, options, intake);
   options.register?.(server);
@@ -61,7 +64,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   const guards = http2ServersOf(server).map((http2) => {
     http2.maxConnections = RPC_LIMITS.connections;
     http2.on('drop', counts.connectionRefused);
-    return new StreamGuard(http2, { turns, counts, log: options.log, refusal });
+    return new StreamGuard(http2, { turns, counts, log: options.log, refusal, select });
   });
   const stop = (): void => guards.forEach((guard) => guard.stop());
   const close = (): Promise<void> => {
@@ -71,6 +74,26 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   };
   const drainTimeoutMs = options.drainTimeoutMs ?? RPC_LIMITS.drainTimeoutMs;
   return { port, drain: () => drain(server, drainTimeoutMs).finally(stop), close };
+}
+
+/**
+ * All that grpc-js reads of a request's headers; Baton itself reads none of its metadata. grpc-js would keep the others as
+ * long as the call, a value of `-bin` in as many pieces as it has commas: 60,000 of a call, which takes a byte to repeat.
+ */
+const HEADERS_READ = [
+  ...[':authority', ':method', ':path', 'host', 'content-type'],
+  ...['grpc-timeout', 'grpc-encoding'],
+];
+
+function select(headers: IncomingHttpHeaders): IncomingHttpHeaders {
+  const read = HEADERS_READ.filter((name) => headers[name] !== undefined);
+  return Object.fromEntries(read.map((name) => [name, headers[name]]));
+}
+
+/** It would write lines of its own to stderr, with what a client has sent. */
+function silence(log: Logger): void {
+  const tell = (...words: unknown[]): void => log.debug({ text: truncate(words.join(' '), 1024) }, 'grpc-js');
+  setLogger({ error: tell, info: tell, debug: tell });
 }
 
 /** grpc-js takes any rate of client pings, so clients may keep idle connections alive as they like. */

@@ -6,7 +6,8 @@ import { toStatus } from './errors.js';
 import { frameworkError } from './framework_error.js';
 import { DETAILS_KEY, toGrpcStatus } from './grpc_status.js';
 import { http2StreamOf } from './grpc_stream.js';
-import { canUnpack, unpackBytes, type Held, type Intake, type Payload } from './intake.js';
+import { endSoon, type Budget, type Held } from './budget.js';
+import { canUnpack, unpackBytes, type Intake, type Payload } from './intake.js';
 import { RPC_LIMITS } from './limits.js';
 
 type SentStatus = Parameters<ServerInterceptingCall['sendStatus']>[0];
@@ -43,9 +44,11 @@ export function interceptor(
     call.sendStatus = (status) => send(isGone() ? status : complete(status, log));
     const inner = call as InnerCall;
     const unpack = inner.decompressMessage?.bind(call);
-    const held = intake.hold();
-    countBytes(inner, held, (error) => call.sendStatus(toGrpcStatus(toStatus(error, log))));
+    const held = countBytes(inner, intake.budget, (error) =>
+      call.sendStatus(toGrpcStatus(toStatus(error, log))),
+    );
     inner.decompressMessage = (frame, encoding): unknown => {
+      held.whole();
       if (!isOurs(path)) return unpackTiny(frame, encoding);
       const isKnown = canUnpack(encoding);
       return isKnown
@@ -57,30 +60,29 @@ export function interceptor(
   };
 }
 
-/** A small message, which nearly all are, is not worth the count. */
-function countBytes(inner: InnerCall, held: Held, refuse: (error: unknown) => void): void {
+function countBytes(inner: InnerCall, budget: Budget, tell: (error: unknown) => void): Held {
   const handle = inner.handleDataFrame?.bind(inner);
-  let received = 0;
+  const held = budget.hold();
   let isRefused = false;
+  // What came is let go at once: the others that arrive at this moment would all be refused for it.
+  const refuse = (error: unknown): void => {
+    isRefused = true;
+    inner.decoder = undefined;
+    held.release();
+    tell(error);
+    if (held.isFlood) endSoon(inner.stream?.session);
+  };
+  held.onDrop = refuse;
   inner.handleDataFrame = (data): void => {
     if (isRefused) return;
-    const isCounted = received > RPC_LIMITS.lightRequestBytes;
-    received += data.length;
     try {
-      if (isCounted) held.add(data.length);
-      else if (received > RPC_LIMITS.lightRequestBytes) {
-        inner.stream?.once('close', () => held.release());
-        held.add(received);
-      }
+      if (held.add(data.length)) inner.stream?.once('close', () => held.release());
     } catch (error) {
-      // What came is let go at once: the others that arrive at this moment would all be refused for it.
-      isRefused = true;
-      inner.decoder = undefined;
-      held.release();
       return refuse(error);
     }
     handle?.(data);
   };
+  return held;
 }
 
 async function unpackTiny(frame: Buffer, encoding: string): Promise<Buffer> {

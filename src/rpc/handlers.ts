@@ -33,7 +33,7 @@ import { pipelineFromProto, pipelineToProto } from './convert/pipeline.js';
 import { statsToProto } from './convert/stats.js';
 import * as requests from './convert/requests.js';
 import { filterFromProto } from './convert/filter.js';
-import { leaseResultToProto, updateResultToProto } from './convert/results.js';
+import { leaseResultToProto, updateResultsToProto } from './convert/results.js';
 import { claimToProto, runToProto } from './convert/run.js';
 import { converting } from './convert/violations.js';
 import { eventToProto } from './convert/watch.js';
@@ -102,7 +102,7 @@ function jobHandlers(service: JobService): Handlers['job'] {
     async batchUpdateStatus(request, call) {
       // Each item stands alone: one that cannot even be converted has its own error, and the others go on.
       const results = await service.batchUpdateStatus(request.requests.map(updateItem), call);
-      return { results: results.map(updateResultToProto) };
+      return { results: updateResultsToProto(results) };
     },
     async extendLeases(request, call) {
       const input = converting((v) => requests.extendLeasesFromProto(request, v), validateExtension);

@@ -2,11 +2,13 @@ import { setImmediate as nextLoop } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { brotliDecompress, gunzip, inflate } from 'node:zlib';
 import type { DescMessage, Message } from '@bufbuild/protobuf';
-import { BatonError, throwIfAborted } from '../base/errors.js';
+import { throwIfAborted } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
+import { Room } from '../base/room.js';
 import type { CallSignal } from '../service/api.js';
 import { decode, type Format } from './decode/decode.js';
 import { malformedRequest, messageTooLarge } from './errors.js';
+import { Budget, type Held } from './budget.js';
 import { RPC_LIMITS } from './limits.js';
 
 /** The bytes of a request as they came. */
@@ -17,14 +19,6 @@ export interface Payload {
   readonly format: Format;
   /** Their part of the budget, until they have been decoded. */
   readonly held: Held;
-}
-
-/** The part of the budget that one request has. */
-export interface Held {
-  /** @throws BatonError OVERLOADED when there is no room for so many more bytes */
-  add(bytes: number): void;
-  /** Gives all of it back. */
-  release(): void;
 }
 
 /** Off the event loop, and no further than the limit. */
@@ -49,7 +43,7 @@ export function canUnpack(encoding: string): boolean {
  *    of the service); after it the others have as long as it took. A compressed request is unpacked in its turn.
  * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`. Whoever takes long
  *    there, as it waits for a claim, keeps its room for `roomMs`.
- * 4. All bytes of requests that wait have a budget. Beyond it, a request is told to come again.
+ * 4. All bytes of large requests that come or wait have a budget (`Budget`). Beyond it, a request is told to come again.
  * 5. Of requests for long pages, only as many are with the service as may be answered with `heavyAnswerBytes`: a thousand
  *    runs in JSON are one. Reading them in the database, which takes no time here, is what the others have in between.
  */
@@ -57,36 +51,15 @@ export class Intake {
   readonly #turns = new Turns();
   readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
   readonly #answers = new Room(RPC_LIMITS.heavyAnswerBytes);
-  #heldBytes = 0;
 
   /**
-   * @param budgetBytes of all requests that are being received or wait
+   * @param budget of all requests that are being received or wait
    * @param roomMs how long one keeps others from its room, at most
    */
   constructor(
-    private readonly budgetBytes: number = RPC_LIMITS.heldRequestBytes,
+    readonly budget: Budget = new Budget(),
     private readonly roomMs: number = RPC_LIMITS.roomMs,
   ) {}
-
-  /** Bytes of requests that are being received or wait to be decoded. */
-  get heldBytes(): number {
-    return this.#heldBytes;
-  }
-
-  hold(): Held {
-    let held = 0;
-    const add = (bytes: number): void => {
-      if (this.#heldBytes + bytes > this.budgetBytes)
-        throw new BatonError('OVERLOADED', 'the server has too many bytes of requests at the moment');
-      held += bytes;
-      this.#heldBytes += bytes;
-    };
-    const release = (): void => {
-      this.#heldBytes -= held;
-      held = 0;
-    };
-    return { add, release };
-  }
 
   /**
    * Decodes a request and has it answered.
@@ -223,46 +196,5 @@ class Turns {
     };
     this.#last = done.then(pause, pause);
     return done.then(({ answer }) => answer);
-  }
-}
-
-/** Room that is given out in the order of who came; whoever wants more than all of it gets it alone. */
-class Room {
-  #used = 0;
-  readonly #waiting: { readonly size: number; readonly enter: () => void }[] = [];
-
-  constructor(private readonly size: number) {}
-
-  /**
-   * @param size 0 for what needs none
-   * @param work may give its room back before it ends
-   */
-  async use<T>(size: number, work: (free: () => void) => Promise<T>): Promise<T> {
-    let held = size;
-    if (size > 0) await new Promise<void>((enter) => this.#enter(size, enter));
-    const free = (): void => {
-      this.#used -= held;
-      held = 0;
-      this.#next();
-    };
-    try {
-      return await work(free);
-    } finally {
-      free();
-    }
-  }
-
-  #enter(size: number, enter: () => void): void {
-    this.#waiting.push({ size, enter });
-    this.#next();
-  }
-
-  #next(): void {
-    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
-      if (this.#used > 0 && this.#used + first.size > this.size) return;
-      this.#waiting.shift();
-      this.#used += first.size;
-      first.enter();
-    }
   }
 }

@@ -54,6 +54,9 @@ export const RPC_LIMITS = {
    */
   trailerDetailsBytes: 4 * 1024,
   messageChars: 1024,
+  /** Errors of the items of a batch, beside the runs of the others; those behind it are short. */
+  itemErrorBytes: 512 * 1024,
+  shortMessageChars: 200,
   metadataChars: 512,
   /**
    * Nesting of messages. A level of a Struct is two (Value in Struct), so that the service's own limit of JSON levels
@@ -78,6 +81,14 @@ export const RPC_LIMITS = {
   answerRunBytes: 1024,
   /** Bytes of requests that are being received or wait for their turn. */
   heldRequestBytes: 64 * 1024 * 1024,
+  /** When that is full, a request that comes more slowly makes room for others. */
+  requestBytesPerSecond: 32 * 1024,
+  /**
+   * Reads, chunks or DATA frames of a request; the largest, by packets of 1,220 bytes, comes in 13,750. A connection
+   * with a request beyond that ends, after the time for its answer to get out.
+   */
+  requestPieces: 32_768,
+  floodAnswerMs: 100,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,
 } as const;

@@ -17,6 +17,11 @@ export function queryOf(request: NodeRequest): string {
   return start < 0 ? '' : url.slice(start + 1);
 }
 
+/** What ends the connection of a request. */
+export function connectionOf(request: NodeRequest): { destroy(): void } | undefined {
+  return 'stream' in request ? request.stream.session : request.socket;
+}
+
 /** Names request headers that the answer depends on, beside those that were named before. */
 export function addVary(response: NodeResponse, names: string): void {
   const before = response.getHeader('vary');

@@ -20,17 +20,16 @@ export interface StreamGuardOptions {
   readonly log: Logger;
   /** The answer to a request that is not served, in headers alone, or undefined. Default undefined for any. */
   readonly refusal?: (headers: IncomingHttpHeaders) => OutgoingHttpHeaders | undefined;
+  /** What its servers are given of the headers of a request. Default all. */
+  readonly select?: (headers: IncomingHttpHeaders) => IncomingHttpHeaders;
   readonly clock?: Clock;
 }
 
 /** An empty SETTINGS, with which each side begins, and a GOAWAY: a length of 8, stream 0, no stream taken, code 11. */
-const ENHANCE_YOUR_CALM = Buffer.from(
-  '000000040000000000' + '000008070000000000' + '000000000000000b',
-  'hex',
-);
+const ENHANCE_YOUR_CALM = Buffer.from('000000040000000000000008070000000000000000000000000b', 'hex');
 
-/** The listeners of a server's `stream` event; what comes behind the stream is passed on as it is. */
-type Serve = (stream: ServerHttp2Stream, ...rest: unknown[]) => void;
+/** The listeners of a server's `stream` event; what comes behind the headers is passed on as it is. */
+type Serve = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, ...rest: unknown[]) => void;
 
 interface Opened {
   readonly stream: ServerHttp2Stream;
@@ -79,7 +78,10 @@ export class StreamGuard {
   readonly #clock: Clock;
   #sweep: Timer;
 
-  constructor(server: Http2Server, { turns, counts, log, refusal, clock = systemClock }: StreamGuardOptions) {
+  constructor(
+    server: Http2Server,
+    { turns, counts, log, refusal, select = all, clock = systemClock }: StreamGuardOptions,
+  ) {
     this.#turns = turns;
     this.#counts = counts;
     this.#log = log;
@@ -87,7 +89,7 @@ export class StreamGuard {
     this.#clock = clock;
     this.#servers = server.listeners('stream') as Serve[];
     server.removeAllListeners('stream');
-    server.on('stream', (stream, ...rest) => this.#open(stream, rest));
+    server.on('stream', (stream, headers, ...rest) => this.#open(stream, select(headers), rest));
     this.#sweep = clock.after(RPC_LIMITS.requestSweepMs, () => this.#closeLate());
   }
 
@@ -107,7 +109,7 @@ export class StreamGuard {
     this.#sweep.cancel();
   }
 
-  #open(stream: ServerHttp2Stream, rest: readonly unknown[]): void {
+  #open(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, rest: readonly unknown[]): void {
     // Node takes a stream's error without a listener for a crash; what follows from one is done on `close`.
     stream.on('error', () => {});
     const { session } = stream;
@@ -119,22 +121,22 @@ export class StreamGuard {
     stream.once('close', () => this.#closed(session, opened));
     this.#arriving.add(opened);
     if (this.#arriving.size > RPC_LIMITS.requestsArriving) this.#closeOldest();
-    if (!this.#turns.add(session, () => this.#serve(opened, rest)))
+    if (!this.#turns.add(session, () => this.#serve(opened, headers, rest)))
       closeLater(stream, constants.NGHTTP2_REFUSED_STREAM);
   }
 
-  #serve(opened: Opened, rest: readonly unknown[]): void {
+  #serve(opened: Opened, headers: IncomingHttpHeaders, rest: readonly unknown[]): void {
     const { stream } = opened;
     const { session } = stream;
     if (session === undefined || this.#condemned.has(session) || stream.destroyed || stream.closed) return;
     opened.isServed = true;
-    const refusal = this.#refusal?.(rest[0] as IncomingHttpHeaders);
+    const refusal = this.#refusal?.(headers);
     if (refusal !== undefined) {
       stream.respond(refusal, { endStream: true });
       stream.resume();
       return;
     }
-    for (const serve of this.#servers) serve(stream, ...rest);
+    for (const serve of this.#servers) serve(stream, headers, ...rest);
     // The end of a request without a body may have been told of while it waited, and is told of only once.
     if (stream.readableEnded) stream.emit('end');
   }
@@ -154,7 +156,7 @@ export class StreamGuard {
   #calmDown(session: Http2Session): void {
     this.#condemned.add(session);
     // It has none any more where it ends by itself just now.
-    this.#tellOf(session.socket as Socket | undefined);
+    this.#tellOf(session.socket);
     // What is left of the read, and of those that follow before the connection is gone: nghttp2 refuses streams above a
     // limit as soon as it is submitted, and Node never sees them.
     if (!session.destroyed) session.settings({ maxConcurrentStreams: 0 });
@@ -204,6 +206,8 @@ export class StreamGuard {
     closeLater(stream, constants.NGHTTP2_CANCEL);
   }
 }
+
+const all = (headers: IncomingHttpHeaders): IncomingHttpHeaders => headers;
 
 /**
  * Streams are told of, and their ends, while nghttp2 reads. A reset or a GOAWAY at that moment makes Node write, which

@@ -1,7 +1,9 @@
 import type { Clock } from '../base/clock.js';
 import { BatonError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import { LIMITS } from '../base/limits.js';
 import type { Metric } from '../base/metrics.js';
+import { Room } from '../base/room.js';
 import { SharedRead } from '../base/shared_read.js';
 import type { Pool } from '../store/pool.js';
 import { readHead } from '../store/sql/read_head.js';
@@ -130,10 +132,11 @@ export function createService({
   const snapshots = new Snapshots(statePool, clock);
   const head = new SharedRead(() => readHead(pool));
   const counts = new CallCounts();
+  const largeRuns = new Room(LIMITS.largeRunsRead);
   const jobs: JobService = {
     createRun: (request, call) => creates.createRun(request, call),
     batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),
-    getRun: (id) => getRun(pool, id),
+    getRun: (id, call) => getRun(pool, id, largeRuns, call),
     listRuns: (request) => listRuns(pool, request),
     claimNext: (request, call) => claimNext(claims, request, call),
     updateStatus: (request, call) => updateStatus(updates, claims, request, call),

@@ -6,6 +6,8 @@ const PACKING = 4;
 const PACKED_BYTES = LIMITS.answerBytes / 100;
 /** Claims with less than this are given with their payload at once; it is read by a statement of its own otherwise. */
 const AT_ONCE_BYTES = 4096;
+/** A payload with less as it is stored needs no turn to be read. */
+const LIGHT_BYTES = 65_536;
 
 /** What else there is of a run in an answer. */
 const RUN_BYTES = 512;
@@ -35,6 +37,11 @@ const sum = (of: (column: string) => string, columns: PayloadColumns): string =>
  */
 export function storedBytes(columns: PayloadColumns): string {
   return `(${sum(size, columns)} + ${PACKING - 1} * ${sum(packed, columns)})`;
+}
+
+/** Whether a payload is read in no time: it is small, or little of it is compressed. */
+export function isLight(columns: PayloadColumns): string {
+  return `${sum(size, columns)} <= ${LIGHT_BYTES} and ${sum(packed, columns)} <= ${LIGHT_BYTES / 16}`;
 }
 
 /** Of a run (alias r) that is locked to be claimed: what it takes as it is stored, and what of its payload is compressed. */

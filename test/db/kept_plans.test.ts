@@ -6,7 +6,7 @@ import { types, type Queryable } from '../../src/store/pool.js';
 import { claimChosenRuns, FLOOR_OF_ALL } from '../../src/store/sql/claim_runs.js';
 import { extendLeases } from '../../src/store/sql/extend_leases.js';
 import { findClaims } from '../../src/store/sql/find_claims.js';
-import { getBareRun, getRun } from '../../src/store/sql/get_run.js';
+import { getBareRun, getLightRun, getRun } from '../../src/store/sql/get_run.js';
 import { readEvents } from '../../src/store/sql/read_events.js';
 import { readHead } from '../../src/store/sql/read_head.js';
 import { readPayloads } from '../../src/store/sql/read_payloads.js';
@@ -144,7 +144,7 @@ async function useAll(db: Queryable, requestId: string): Promise<void> {
   const chosen = await claimChosenRuns(db, { pipeline: 'ci', stage: 'run', slots: [slot] }, [first.run.id]);
   assert.equal(chosen.claims[0]?.length, 1);
   const { id } = must(runs[0], 'a run');
-  for (const get of [getRun, getBareRun]) assert.ok(await get(db, id));
+  for (const get of [getRun, getLightRun, getBareRun]) assert.ok(await get(db, id));
   assert.equal((await readPayloads(db, [id], [0])).size, 1);
   assert.equal((await readNewWork(db, after)).work.length, 2);
   for (const payloadBytes of [undefined, 1e6])

@@ -26,6 +26,18 @@ export const FLOOD_MUTANTS: readonly Mutant[] = [
     caughtBy: 'http: calls that are given up before their message is whole end the connection soon',
   },
   {
+    name: 'grpc-js is given all metadata',
+    edits: [edit('dist/src/rpc/grpc.js', 'refusal, select }', 'refusal }')],
+    testFile: 'unit/rpc_flood',
+    caughtBy: 'grpc: metadata that nobody reads is not kept while a call waits',
+  },
+  {
+    name: 'a connection whose request comes in too many pieces goes on',
+    edits: [edit('dist/src/rpc/budget.js', 'connection?.destroy()', 'undefined')],
+    testFile: 'unit/rpc_flood',
+    caughtBy: 'grpc: a request in too many pieces is refused, and its connection ends',
+  },
+  {
     name: 'a connection over its limit is read to the end',
     edits: [edit(GUARD, 'session.settings({ maxConcurrentStreams: 0 });', '{ }')],
     testFile: 'unit/rpc_flood',

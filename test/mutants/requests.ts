@@ -1,6 +1,7 @@
 import { edit, type Mutant } from './mutant.js';
 
 const MEASURE = 'dist/src/rpc/decode/measure.js';
+const BUDGET = 'dist/src/rpc/budget.js';
 const INTAKE = 'dist/src/rpc/intake.js';
 const VIOLATIONS = 'dist/src/base/violations.js';
 
@@ -43,16 +44,18 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       edits: [
         edit(
           'dist/src/rpc/grpc_intercept.js',
-          'inner.decoder = undefined;\n            held.release();',
+          'inner.decoder = undefined;\n        held.release();',
           'inner.decoder = undefined;',
         ),
       ],
-      caughtBy: 'bytes of requests that never end have a budget, by either port',
+      caughtBy:
+        'bytes of requests that never end have a budget, and make room for others when it is full, by either port',
     },
     {
       name: 'bytes of a message that is not whole have no budget over gRPC',
-      edits: [edit('dist/src/rpc/grpc_intercept.js', 'held.add(received)', 'held.add(0)')],
-      caughtBy: 'bytes of requests that never end have a budget, by either port',
+      edits: [edit('dist/src/rpc/grpc_intercept.js', 'held.add(data.length)', 'held.add(0)')],
+      caughtBy:
+        'bytes of requests that never end have a budget, and make room for others when it is full, by either port',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/rpc_limits' })),
   ...[
@@ -65,11 +68,6 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       name: 'huge requests have no bound together',
       edits: [edit(INTAKE, 'this.#used > 0 && this.#used + first.size > this.size', 'false')],
       caughtBy: 'of huge requests only as many are with the service as fit, and large ones pass by',
-    },
-    {
-      name: 'bytes of requests have no budget',
-      edits: [edit(INTAKE, 'this.#heldBytes + bytes > this.budgetBytes', 'false')],
-      caughtBy: 'bytes that wait have a budget, and beyond it a request is told to come again',
     },
     {
       name: 'a large request keeps its room for as long as it waits',
@@ -87,6 +85,33 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       caughtBy: 'of requests for long pages only as many are with the service as fit, and short ones pass by',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/intake' })),
+  ...[
+    {
+      name: 'bytes of requests have no budget',
+      edits: [edit(BUDGET, 'this.#heldBytes + bytes > this.size', 'false')],
+      caughtBy: 'bytes have a budget, and beyond it a request is told to come again',
+    },
+    {
+      name: 'a small request needs a part of the budget',
+      edits: [edit(BUDGET, 'this.#cost <= RPC_LIMITS.lightRequestBytes', 'false')],
+      caughtBy: 'a small request is let in when the budget is full',
+    },
+    {
+      name: 'a piece of a request takes no more than its bytes',
+      edits: [edit(BUDGET, 'bytes + PIECE_BYTES', 'bytes')],
+      caughtBy: 'a request counts by its pieces too, and may not come in too many',
+    },
+    {
+      name: 'requests that never end keep their part of the budget',
+      edits: [edit(BUDGET, 'rate >= least', 'true')],
+      caughtBy: 'once it is full, the slowest makes room, and who comes fast or is whole does not',
+    },
+    {
+      name: 'a request that waits for its turn makes room for others',
+      edits: [edit(BUDGET, 'this.#isWhole ||', '')],
+      caughtBy: 'once it is full, the slowest makes room, and who comes fast or is whole does not',
+    },
+  ].map((mutant) => ({ ...mutant, testFile: 'unit/budget' })),
   {
     name: 'an entry is assigned whatever its key is called',
     edits: [edit('dist/src/rpc/decode/plan.js', "if (key !== '__proto__')", 'if (true)')],

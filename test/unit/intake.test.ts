@@ -22,7 +22,7 @@ function bytesOf(id: string): Buffer {
 }
 
 function payload(intake: Intake, bytes: Buffer, encoding = 'identity'): Payload {
-  const held = intake.hold();
+  const held = intake.budget.hold();
   held.add(bytes.length);
   return { bytes, encoding, format: 'binary', held };
 }
@@ -92,7 +92,7 @@ test('a turn is over when the service has begun, however long its answer takes, 
     'the next',
     serve(intake, MIB, () => Promise.resolve()),
   );
-  assert.equal(intake.heldBytes, 0);
+  assert.equal(intake.budget.heldBytes, 0);
 });
 
 test('who has gone is not decoded', async () => {
@@ -111,7 +111,7 @@ test('who has gone is not decoded', async () => {
   signal.abort(canceledError());
   await assert.rejects(call, /canceled/);
   assert.equal(decoded, 0);
-  assert.equal(intake.heldBytes, 0);
+  assert.equal(intake.budget.heldBytes, 0);
 });
 
 test('a large request that waits holds up other large ones for a second at most', async () => {
@@ -223,23 +223,6 @@ test('a compressed request is unpacked in its turn, and counts as what it become
   await until('both', () => began === 4);
   ends.slice(2).forEach((end) => end());
   await Promise.all(large);
-});
-
-test('bytes that wait have a budget, and beyond it a request is told to come again', () => {
-  const intake = new Intake();
-  const [one, other] = [intake.hold(), intake.hold()];
-  one.add(RPC_LIMITS.heldRequestBytes - 10);
-  other.add(10);
-  assert.throws(
-    () => other.add(1),
-    (error) => error instanceof BatonError && error.reason === 'OVERLOADED',
-  );
-  one.release();
-  one.release();
-  assert.equal(intake.heldBytes, 10);
-  other.add(1);
-  other.release();
-  assert.equal(intake.heldBytes, 0);
 });
 
 test('what holds too much is refused before anything of it is built', async () => {

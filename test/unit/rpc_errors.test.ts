@@ -1,10 +1,15 @@
 import assert from 'node:assert/strict';
 import { connect as connectHttp2 } from 'node:http2';
 import { test } from 'node:test';
+import { create, toBinary } from '@bufbuild/protobuf';
+import { anyUnpack } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import { status as GrpcCode } from '@grpc/grpc-js';
-import { JobService } from '../../gen/baton/v1/job_service_pb.js';
+import { BatchUpdateStatusResponseSchema, JobService } from '../../gen/baton/v1/job_service_pb.js';
+import { BadRequestSchema, ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.js';
+import type { Status } from '../../gen/google/rpc/status_pb.js';
 import { BatonError, ERROR_REASONS, invalidArgument } from '../../src/base/errors.js';
+import { updateResultsToProto } from '../../src/rpc/convert/results.js';
 import { CODE_OF_REASON } from '../../src/rpc/errors.js';
 import type { CallSignal } from '../../src/service/api.js';
 import { sampleRun } from '../support/rpc_fake.js';
@@ -79,6 +84,31 @@ test('an error says at most 20 violations and how many more, and fewer over gRPC
     assert.ok(isTrailer ? seen.violations.length > 5 : seen.violations.length === 20, protocol);
     assert.equal(seen.violations.length + Number(seen.metadata?.['violations_omitted']), 2005, protocol);
   }
+});
+
+test('errors of a batch are as long as one answer can hold, and each item has its own', () => {
+  const violations = Array.from({ length: 20 }, (_, index) => ({
+    field: `requests[0].output.${'k'.repeat(180)}${index}`,
+    description: 'must be a finite number',
+  }));
+  const results = Array.from({ length: 1000 }, () => ({ error: invalidArgument(violations) }));
+  const protos = updateResultsToProto(results);
+  const answer = create(BatchUpdateStatusResponseSchema, { results: protos });
+  const { byteLength } = toBinary(BatchUpdateStatusResponseSchema, answer);
+  // Beside 3 MiB of runs, within the 4 MiB that a gRPC client takes.
+  assert.ok(byteLength < 1024 * 1024 - 50_000, `${byteLength} bytes`);
+  const statuses = protos.map(({ result }) => {
+    assert.ok(result.case === 'error');
+    return result.value;
+  });
+  assert.deepEqual(new Set(statuses.map(({ code }) => code)), new Set([Code.InvalidArgument]));
+  const told = (status: Status | undefined): [number, string | undefined] => {
+    const request = status?.details.map((any) => anyUnpack(any, BadRequestSchema)).find((m) => m);
+    const info = status?.details.map((any) => anyUnpack(any, ErrorInfoSchema)).find((m) => m);
+    return [request?.fieldViolations.length ?? 0, info?.metadata['violations_omitted']];
+  };
+  assert.deepEqual(told(statuses[0]), [20, undefined]);
+  assert.deepEqual(told(statuses[999]), [0, '20']);
 });
 
 test('the text of an internal error stays in the log, under the id that the client gets', async () => {

@@ -16,6 +16,7 @@ import {
   dataFrame,
   FRAME,
   grpcMessage,
+  headerBlock,
   openFrame,
   pingFrame,
   rapidResets,
@@ -130,6 +131,23 @@ for (const port of PORTS) {
     assert.equal(waiting.size, 0);
   });
 
+  test(`${port}: a request in too many pieces is refused, and its connection ends`, async () => {
+    const { servers, waiting } = await startWaiting();
+    await using _ = servers;
+    const raw = await RawHttp2.open(servers[port].port);
+    const stream = raw.nextStream();
+    const head = Buffer.alloc(5);
+    head.writeUInt32BE(1_000_000, 1);
+    await raw.send(openFrame(stream, BLOCK), dataFrame(stream, head));
+    const piece = dataFrame(stream, Buffer.of(0));
+    for (let sent = 0; sent < 2 * RPC_LIMITS.requestPieces && !raw.isClosed; sent += 1000)
+      await raw.send(Buffer.concat(Array.from({ length: 1000 }, () => piece)));
+    await within('the connection to close', raw.closed);
+    assert.ok(raw.count(FRAME.headers) > 0, 'it had its answer');
+    assert.equal(waiting.size, 0);
+    await getRun(servers);
+  });
+
   test(`${port}: a request that never ends is closed when too many do so, the oldest first`, async () => {
     const { servers } = await startWaiting();
     await using _ = servers;
@@ -161,6 +179,28 @@ test('http: streams that are reset in the first bytes of a connection are never 
   await until('the ping to be answered', () => other.count(FRAME.ping) > 0);
   assert.deepEqual(other.goaways, []);
   other.close();
+});
+
+test('grpc: metadata that nobody reads is not kept while a call waits', async () => {
+  const { servers, waiting } = await startWaiting();
+  await using _ = servers;
+  const raw = await RawHttp2.open(servers.grpc.port);
+  // Each value is a Buffer for each of its commas, once it is split.
+  const commas = ','.repeat(3900);
+  const wasteful = Buffer.concat([
+    BLOCK,
+    headerBlock({ 'a-bin': commas, 'b-bin': commas, 'c-bin': commas, 'd-bin': commas }),
+  ]);
+  const before = process.memoryUsage();
+  const streams = Array.from({ length: 150 }, () => raw.nextStream());
+  for (const id of streams) await raw.send(openFrame(id, wasteful), dataFrame(id, MESSAGE, true));
+  await until('all calls to wait', () => waiting.size === streams.length, 20_000);
+  const after = process.memoryUsage();
+  const grown = after.heapUsed + after.external - before.heapUsed - before.external;
+  console.log(`150 calls with metadata of 15 kB take ${(grown / 2 ** 20).toFixed(0)} MiB`);
+  assert.ok(grown < 150 * 2 ** 20, `${grown} bytes`);
+  raw.close();
+  await until('nothing of it to be left', () => waiting.size === 0);
 });
 
 /** Frames that open streams and never end them. */

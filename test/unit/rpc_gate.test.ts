@@ -111,7 +111,7 @@ test('where a browser sends no fetch metadata, Origin decides', () => {
     ['baton.example.com', '', '403'],
     ['baton.example.com', 'https://', '403'],
     ['baton.example.com', 'file://baton.example.com', '403'],
-    ['localhost:99999', 'http://localhost:99999', '403'],
+    ['localhost:99999', 'http://localhost:99999', '400'],
     ['baton.example.com', 'https://app.example.com', 'pass https://app.example.com'],
   ];
   for (const [host, origin, expected] of rows)
@@ -267,9 +267,11 @@ test('nothing is read of a request that is refused, over HTTP/1.1 and HTTP/2', a
     }
     // From Node 22 on, HTTP/2 itself refuses a user in it.
     const host = version === 'h1' ? 'me@localhost' : 'localhost:x';
-    const malformed = await send(servers.http.port, RPC, 'POST', { ...JSON_TYPE, host }, '{}');
-    assert.equal(malformed.status, 400);
-    assert.match(malformed.body, /"code":"invalid_argument"/);
+    for (const bad of [host, 'localhost:65536', 'xn--a.localhost']) {
+      const malformed = await send(servers.http.port, RPC, 'POST', { ...JSON_TYPE, host: bad }, '{}');
+      assert.equal(malformed.status, 400, bad);
+      assert.match(malformed.body, /"code":"invalid_argument"/);
+    }
     for (const path of ['/healthz', '/readyz'])
       assert.equal((await send(servers.http.port, path, 'GET', { host: 'evil.test' })).status, 200);
   }

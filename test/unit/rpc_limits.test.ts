@@ -13,7 +13,9 @@ import {
   type RawRoute,
   type RawTarget,
 } from '../support/raw_requests.js';
+import { ManualClock } from '../support/manual_clock.js';
 import { FakeStream, OPENED, sampleRun } from '../support/rpc_fake.js';
+import { Budget } from '../../src/rpc/budget.js';
 import { Intake } from '../../src/rpc/intake.js';
 import { startServers, until, within, type Servers } from '../support/rpc_servers.js';
 
@@ -283,7 +285,12 @@ void describe('a request that holds too much', () => {
 });
 
 /** An upload over HTTP/2 that says how long its message is, sends half of it, and leaves it at that. */
-function uploadHalf(url: string, type: string, size: number): { answered: Promise<string>; end: () => void } {
+interface Upload {
+  readonly answered: Promise<string>;
+  readonly end: () => void;
+}
+
+function uploadHalf(url: string, type: string, size: number): Upload {
   const session = connect(url);
   const stream = session.request({
     ':method': 'POST',
@@ -307,20 +314,30 @@ function uploadHalf(url: string, type: string, size: number): { answered: Promis
   return { answered, end: () => session.destroy() };
 }
 
-void test('bytes of requests that never end have a budget, by either port', async () => {
-  const intake = new Intake(3_000_000);
+void test('bytes of requests that never end have a budget, and make room for others when it is full, by either port', async () => {
+  const clock = new ManualClock();
+  const budget = new Budget(3_000_000, clock);
+  const intake = new Intake(budget);
   await using servers = await startServers({ intake, jobs: { getRun: () => Promise.resolve(sampleRun()) } });
+  const held = 1_400_000;
   for (const url of [`http://127.0.0.1:${servers.grpc.port}`, servers.url]) {
-    const uploads = [1, 2].map(() => uploadHalf(url, 'application/grpc+proto', 2_800_000));
-    await until('both are held', () => intake.heldBytes === 2 * (1_400_000 + 5));
-    const refused = uploadHalf(url, 'application/grpc+proto', 2_800_000);
+    const upload = (): Upload => uploadHalf(url, 'application/grpc+proto', 2 * held);
+    const uploads = [upload(), upload()];
+    // Both and a part for each of their pieces, of which there are some hundred.
+    await until('both are held', () => budget.heldBytes > 2 * held && budget.heldBytes < 2.2 * held);
+    const both = budget.heldBytes;
+    const refused = upload();
     assert.equal(await within('the refusal', refused.answered), String(Code.ResourceExhausted));
     // What was refused has no part of it any more, although its client holds the stream open.
-    await until('it is let go', () => intake.heldBytes === 2 * (1_400_000 + 5));
+    await until('it is let go', () => budget.heldBytes === both);
     // Small ones go on meanwhile.
     for (const jobs of Object.values(servers.jobs))
       await within('a call beside them', jobs.getRun({ id: 'x' }));
-    for (const { end } of [...uploads, refused]) end();
-    await until('all is given back', () => intake.heldBytes === 0);
+    clock.skip(10_000);
+    const next = upload();
+    const dropped = await within('one of the others', Promise.race(uploads.map(({ answered }) => answered)));
+    assert.equal(dropped, String(Code.ResourceExhausted));
+    for (const { end } of [...uploads, refused, next]) end();
+    await until('all is given back', () => budget.heldBytes === 0);
   }
 });

@@ -1,4 +1,4 @@
-import { create } from '@bufbuild/protobuf';
+import { create, toBinary } from '@bufbuild/protobuf';
 import {
   LeaseExtensionResultSchema,
   LeaseOutcome,
@@ -7,16 +7,22 @@ import {
   type UpdateStatusResult as ProtoUpdateResult,
 } from '../../../gen/baton/v1/job_service_pb.js';
 import type { LeaseExtensionResult, UpdateStatusResult } from '../../service/api.js';
-import { statusOf } from '../errors.js';
+import { StatusSchema } from '../../../gen/google/rpc/status_pb.js';
+import { shortStatus, statusOf } from '../errors.js';
+import { RPC_LIMITS } from '../limits.js';
 import { runToProto } from './run.js';
 import { dateToTimestamp } from './values.js';
 
-export function updateResultToProto(result: UpdateStatusResult): ProtoUpdateResult {
-  return create(UpdateStatusResultSchema, {
-    result:
-      'run' in result
-        ? { case: 'run', value: runToProto(result.run) }
-        : { case: 'error', value: statusOf(result.error) },
+/** Errors that would make the answer too large come without what can be long. */
+export function updateResultsToProto(results: readonly UpdateStatusResult[]): ProtoUpdateResult[] {
+  let errorBytes = 0;
+  return results.map((result) => {
+    if ('run' in result)
+      return create(UpdateStatusResultSchema, { result: { case: 'run', value: runToProto(result.run) } });
+    const status = statusOf(result.error);
+    errorBytes += toBinary(StatusSchema, status).byteLength;
+    const value = errorBytes <= RPC_LIMITS.itemErrorBytes ? status : shortStatus(status);
+    return create(UpdateStatusResultSchema, { result: { case: 'error', value } });
   });
 }
 

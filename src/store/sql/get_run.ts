@@ -1,6 +1,6 @@
 import { LIMITS } from '../../base/limits.js';
 import type { Run } from '../../run/run.js';
-import { payloadOf, payloadWhere, readBytes, storedBytes } from '../payload_sql.js';
+import { isLight, payloadOf, payloadWhere, readBytes, storedBytes } from '../payload_sql.js';
 import type { Queryable, Statement } from '../pool.js';
 import { decodeRun, runColumns, type RunRow } from '../rows.js';
 
@@ -19,6 +19,15 @@ cross join lateral (
 where r.id = $1::uuid`,
 };
 
+/** Nothing is unpacked, nor fetched from beside the row. */
+const LIGHT: Statement = {
+  name: 'get_light_run',
+  text: `
+select ${runColumns('r')}, ${payloadWhere(isLight(PAYLOAD), PAYLOAD)}
+from baton.runs r
+where r.id = $1::uuid`,
+};
+
 /** The same without its payload. */
 const BARE: Statement = {
   name: 'get_bare_run',
@@ -31,6 +40,11 @@ where r.id = $1::uuid`,
 /** @returns the run with its payload, unless that is longer than any that was accepted */
 export function getRun(db: Queryable, id: string): Promise<Run | undefined> {
   return get(db, SQL, id);
+}
+
+/** @returns the run with its payload, unless that takes a while to read */
+export function getLightRun(db: Queryable, id: string): Promise<Run | undefined> {
+  return get(db, LIGHT, id);
 }
 
 export function getBareRun(db: Queryable, id: string): Promise<Run | undefined> {

@@ -16,7 +16,12 @@ export function runNotFound(id: string): BatonError {
  *
  * @param room what is large is read in it, so that many at once do not take every connection, and each core, from others
  */
-export async function getRun(db: Queryable, id: string, room: Room, { signal }: CallContext): Promise<Run> {
+export async function getRun(
+  db: Queryable,
+  id: string,
+  room: Room,
+  { signal }: Pick<CallContext, 'signal'>,
+): Promise<Run> {
   const found = new Checks();
   found.uuid('id', id);
   found.throwIfAny();

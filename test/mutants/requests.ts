@@ -66,7 +66,9 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
     },
     {
       name: 'huge requests have no bound together',
-      edits: [edit(INTAKE, 'this.#used > 0 && this.#used + first.size > this.size', 'false')],
+      edits: [
+        edit('dist/src/base/room.js', 'this.#used > 0 && this.#used + first.size > this.size', 'false'),
+      ],
       caughtBy: 'of huge requests only as many are with the service as fit, and large ones pass by',
     },
     {
@@ -112,6 +114,12 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
       caughtBy: 'once it is full, the slowest makes room, and who comes fast or is whole does not',
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/budget' })),
+  {
+    name: 'large runs are read all at once',
+    edits: [edit('dist/src/service/get_run.js', 'room.use(1,', 'room.use(0,')],
+    testFile: 'db/get_run',
+    caughtBy: 'reads large runs a few at a time, and small ones at once',
+  },
   {
     name: 'an entry is assigned whatever its key is called',
     edits: [edit('dist/src/rpc/decode/plan.js', "if (key !== '__proto__')", 'if (true)')],

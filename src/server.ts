@@ -1,7 +1,7 @@
 import { systemClock, type Clock } from './base/clock.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
-import type { Address, ServeConfig } from './config.js';
+import { formatAddress, type Address, type ServeConfig } from './config.js';
 import { ConnectionCounts } from './rpc/connection_counts.js';
 import { startGrpcServer } from './rpc/grpc.js';
 import type { GrpcRegistry } from './rpc/grpc_services.js';
@@ -78,6 +78,22 @@ async function startDatabase(
       new Error(`the embedded PostgreSQL ended by itself (code ${code}, signal ${by})`),
   );
   return { url: embedded.url, failed };
+}
+
+const WHY_NOT_LISTENING: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'is in use: stop what listens there, or give another address',
+  EACCES: 'may not be listened on by this user: give a port above 1023',
+  EADDRNOTAVAIL: 'is no address of this machine',
+};
+
+/** Of an error that says by its text alone what is wrong, as grpc-js throws it. */
+function explainListening(listen: Address, setting: string): (error: unknown) => never {
+  return (error) => {
+    const text = error instanceof Error ? error.message : String(error);
+    const [, why] = Object.entries(WHY_NOT_LISTENING).find(([code]) => text.includes(code)) ?? [];
+    if (why === undefined) throw error;
+    throw new Error(`${setting}: ${formatAddress(listen)} ${why}`, { cause: error });
+  };
 }
 
 /** Calls that were broken off may still have statements under way: they get a moment. */
@@ -172,7 +188,7 @@ export async function startServer(
       onCall,
       counts,
       register,
-    });
+    }).catch(explainListening(config.grpcListen, 'BATON_GRPC_LISTEN (--grpc-listen)'));
     stopper.push(() => stopListener(grpc));
     const http = await startHttpServer({
       handlers,
@@ -185,7 +201,7 @@ export async function startServer(
       register,
       ready: () => Promise.resolve(health.ready),
       routes: route,
-    });
+    }).catch(explainListening(config.httpListen, 'BATON_HTTP_LISTEN (--http-listen)'));
     // Draining waits for calls and streams, and these end when the service stops: all three go together.
     stopper.push(async () => {
       // Whoever chooses between servers hears of it first, and then nothing is open that would not end by itself.

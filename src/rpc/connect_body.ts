@@ -172,7 +172,11 @@ function readBody(request: NodeRequest, held: Held): Promise<Buffer> {
     };
     const onGone = (): void => fail(canceledError());
     const late = new BatonError('DEADLINE_EXCEEDED', 'the request did not arrive in time');
-    const timer = setTimeout(() => fail(late), RPC_LIMITS.requestTimeoutMs);
+    const timer = setTimeout(() => {
+      // Over HTTP/1.1 nothing else can come on its connection, and Node would answer it once more.
+      if (request.httpVersionMajor === 1) endSoon(connectionOf(request));
+      fail(late);
+    }, RPC_LIMITS.requestTimeoutMs);
     request.on('data', onData).on('end', onEnd).on('error', onGone).on('close', onGone);
   });
 }

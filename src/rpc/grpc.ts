@@ -17,6 +17,7 @@ import type { WatchStream } from '../service/api.js';
 import { bindingsOf, type Binding, type StreamBinding, type UnaryBinding } from './bindings.js';
 import { ServerCall, type Observer } from './call.js';
 import { countsOf, type ConnectionCounts } from './connection_counts.js';
+import { connectionLimit } from './connection_limit.js';
 import { encode } from './encode.js';
 import { deadlineError } from './framework_error.js';
 import { http2ServersOf } from './grpc_http2.js';
@@ -62,7 +63,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<RpcSe
   const turns = new Turns();
   const counts = countsOf(options.counts, 'grpc');
   const guards = http2ServersOf(server).map((http2) => {
-    http2.maxConnections = RPC_LIMITS.connections;
+    http2.maxConnections = connectionLimit();
     http2.on('drop', counts.connectionRefused);
     return new StreamGuard(http2, { turns, counts, log: options.log, refusal, select });
   });

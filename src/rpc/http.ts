@@ -13,6 +13,7 @@ import {
 import type { Observer } from './call.js';
 import { createConnectHandler } from './connect.js';
 import { countsOf, type ConnectionCounts } from './connection_counts.js';
+import { connectionLimit } from './connection_limit.js';
 import { Connections } from './connections.js';
 import { createEventStreamHandler } from './event_stream.js';
 import { admit, type GateRules } from './gate.js';
@@ -86,7 +87,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<RpcSe
       http1.emit('connection', socket);
     });
   });
-  tcp.maxConnections = RPC_LIMITS.connections;
+  tcp.maxConnections = connectionLimit();
   tcp.on('drop', counts.connectionRefused);
   const port = await listen(tcp, options.listen);
   const stop = afterwards(http1, connections, guard);

@@ -4,7 +4,7 @@ import { LIMITS } from '../base/limits.js';
 export const RPC_LIMITS = {
   /** Open calls on one connection. Clients queue what is above it, so it only has to stop a runaway one. */
   streamsPerConnection: 10_000,
-  /** Open connections of one listener. Each takes about 25 KiB; Node asks the system for as many files as it gives. */
+  /** Open connections of one listener at most, see `connectionLimit`. Each takes about 25 KiB. */
   connections: 10_000,
   /** Requests that are begun in one turn of the event loop, one of each connection after the other. */
   requestsPerTurn: 32,

@@ -6,7 +6,13 @@ import type { Logger } from '../base/log.js';
 import { assertMigrated, migrate } from './migrate.js';
 import { inSession } from './one_session.js';
 import { sessionConfig } from './session.js';
-import { checkSession, DatabaseUnusableError, PoolerError, ReadOnlyError } from './session_check.js';
+import {
+  checkSession,
+  DatabaseUnusableError,
+  PoolerError,
+  ReadOnlyError,
+  type DatabaseIdentity,
+} from './session_check.js';
 import { toStoreError } from './store_error.js';
 
 const RETRY = { initialMs: 100, maxMs: 2000 };
@@ -36,7 +42,7 @@ export interface WaitOptions {
  *
  * @throws DatabaseUnusableError; PoolerError where a direct way is wanted and this is none
  */
-export async function waitForDatabase(way: WayToDatabase, options: WaitOptions): Promise<void> {
+export async function waitForDatabase(way: WayToDatabase, options: WaitOptions): Promise<DatabaseIdentity> {
   const { log, signal } = options;
   const { url: databaseUrl, pooled } = way;
   const config = { ...sessionConfig({ databaseUrl, name: 'baton', pooled }), ...TIMEOUTS };
@@ -50,12 +56,21 @@ export async function waitForDatabase(way: WayToDatabase, options: WaitOptions):
       const reason = error instanceof Error ? error.message || error.name : String(error);
       if (error instanceof DatabaseUnusableError && !(error instanceof ReadOnlyError)) throw error;
       if (!isAway(error) || performance.now() > deadline) {
-        throw new DatabaseUnusableError(`the database cannot be used: ${reason}`, { cause: error });
+        throw new DatabaseUnusableError(unusableText(way, reason), { cause: error });
       }
       log.warn({ reason, attempt }, 'the database does not answer yet; trying again');
       await pause(backoffMs(RETRY, attempt), undefined, { signal });
     }
   }
+}
+
+function unusableText({ variable }: WayToDatabase, reason: string): string {
+  const database = variable === 'BATON_LISTEN_URL' ? 'the database of BATON_LISTEN_URL' : 'the database';
+  // So it is told by the driver.
+  const why = reason.includes('client password must be a string')
+    ? 'it asks for a password, and there is none: put it into the URL, into PGPASSWORD or into ~/.pgpass'
+    : reason;
+  return `${database} cannot be used: ${why}`;
 }
 
 function isAway(error: unknown): boolean {
@@ -102,7 +117,9 @@ export async function prepareDatabase(options: PrepareOptions): Promise<{ readon
   const { databaseUrl, listenUrl, listens, log, signal } = options;
   const viaPooler = { url: databaseUrl, variable: 'DATABASE_URL', pooled: true } as const;
   try {
-    await waitForDatabase(directWay(databaseUrl, listenUrl), options);
+    const direct = await waitForDatabase(directWay(databaseUrl, listenUrl), options);
+    // Before anything is changed on either.
+    if (listenUrl !== undefined) assertSame(direct, await waitForDatabase(viaPooler, options));
   } catch (error) {
     if (!(error instanceof PoolerError) || listens || listenUrl !== undefined) throw error;
     await waitForDatabase(viaPooler, options);
@@ -112,10 +129,31 @@ export async function prepareDatabase(options: PrepareOptions): Promise<{ readon
     );
     return { pooled: true };
   }
-  const migrations = await migrate({ databaseUrl: listenUrl ?? databaseUrl, log, signal });
+  const migrations = await migrate({ databaseUrl: listenUrl ?? databaseUrl, log, signal }).catch(
+    explainRights,
+  );
   if (migrations.length > 0) log.info({ migrations }, 'database migrated');
-  if (listenUrl !== undefined) await waitForDatabase(viaPooler, options);
   return { pooled: listenUrl !== undefined };
+}
+
+const INSUFFICIENT_PRIVILEGE = '42501';
+
+function explainRights(error: unknown): never {
+  if (!(error instanceof pg.DatabaseError) || error.code !== INSUFFICIENT_PRIVILEGE) throw error;
+  throw new DatabaseUnusableError(
+    `the schema cannot be made or changed: ${error.message}. The role needs the rights to connect and to create on the ` +
+      'database ("grant connect, create on database … to …"), and the schema baton has to be its own or that of a role it is in.',
+    { cause: error },
+  );
+}
+
+function assertSame(direct: DatabaseIdentity, pooled: DatabaseIdentity): void {
+  if (direct.cluster === pooled.cluster && direct.name === pooled.name) return;
+  const which = direct.cluster === pooled.cluster ? '' : ' of another PostgreSQL';
+  throw new DatabaseUnusableError(
+    `BATON_LISTEN_URL leads to the database ${direct.name}, and DATABASE_URL to ${pooled.name}${which}: both have to lead ` +
+      'to the same one.',
+  );
 }
 
 /** The one that a session of Baton's own needs. */

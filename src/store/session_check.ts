@@ -23,6 +23,7 @@ select
   pg_is_in_recovery() as is_standby,
   quote_ident(current_user) as role,
   quote_ident(current_database()) as database,
+  (select system_identifier::text from pg_control_system()) as cluster,
   array(
     select array[s.name, s.setting] from pg_settings s where lower(s.name) = any ($1::text[])
   ) as settings`;
@@ -34,7 +35,14 @@ interface Facts {
   is_standby: boolean;
   role: string;
   database: string;
+  cluster: string;
   settings: [string, string][];
+}
+
+/** Which database it is, whatever way leads there. */
+export interface DatabaseIdentity {
+  readonly cluster: string;
+  readonly name: string;
 }
 
 /**
@@ -43,7 +51,7 @@ interface Facts {
  * @param pooled whether it was sent no settings, because the way leads through a transaction pooler
  * @throws DatabaseUnusableError that says what to do
  */
-export async function checkSession(client: pg.Client, pooled: boolean): Promise<void> {
+export async function checkSession(client: pg.Client, pooled: boolean): Promise<DatabaseIdentity> {
   const wanted = [...SESSION_SETTINGS, ...CHECKED_SETTINGS];
   const names = wanted.map(({ name }) => name.toLowerCase());
   const { rows } = await client.query<Facts>(FACTS, [names]);
@@ -62,6 +70,7 @@ export async function checkSession(client: pg.Client, pooled: boolean): Promise<
     throw new PoolerError('settings that were sent when the session began were dropped on the way');
   }
   if (unfit.length > 0) throw new DatabaseUnusableError(settingsText(facts, unfit, values, pooled));
+  return { cluster: facts.cluster, name: facts.database };
 }
 
 function refuseDatabase({ version, encoding, is_read_only, is_standby }: Facts): void {

@@ -38,6 +38,12 @@ export const FLOOD_MUTANTS: readonly Mutant[] = [
     caughtBy: 'grpc: a request in too many pieces is refused, and its connection ends',
   },
   {
+    name: 'connections may take all files of the process',
+    edits: [edit('dist/src/rpc/connection_limit.js', '(Number(files) - OTHER_FILES) / 2', 'Number(files)')],
+    testFile: 'unit/connection_limit',
+    caughtBy: 'two listeners never take all files of the process',
+  },
+  {
     name: 'a connection over its limit is read to the end',
     edits: [edit(GUARD, 'session.settings({ maxConcurrentStreams: 0 });', '{ }')],
     testFile: 'unit/rpc_flood',

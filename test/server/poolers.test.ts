@@ -96,6 +96,24 @@ void describe('PgBouncer', { skip: skipWithoutPgbouncer }, () => {
       assert.deepEqual([rows, await database.pool.query(LOCKS)], [[{ untouched: true }], [{ n: 0 }]]);
     });
 
+    void test('and a direct way to another database: is refused before either is changed', async (t) => {
+      const rig = new Rig(t);
+      const other = await rig.database(open, 'template1');
+      const database = await rig.database(open, 'template1');
+      const pooler = await rig.pooler();
+      const nameOf = ({ url }: TestDatabase): string => new URL(url).pathname.slice(1);
+      await refuses(
+        rig.serve({ DATABASE_URL: pooler.url, BATON_LISTEN_URL: other.url }),
+        new RegExp(
+          `BATON_LISTEN_URL leads to the database ${nameOf(other)}, and DATABASE_URL to ${nameOf(database)}:`,
+        ),
+      );
+      for (const { pool } of [other, database]) {
+        const rows = await pool.query(`select to_regnamespace('baton') is null as untouched`);
+        assert.deepEqual(rows, [{ untouched: true }]);
+      }
+    });
+
     void test('that drops settings silently is found out', async (t) => {
       const settings = { ignore_startup_parameters: 'options' };
       const rig = new Rig(t);

@@ -159,9 +159,18 @@ void describe('baton serve with the embedded PostgreSQL', () => {
   void test('a port that is taken is a clear error, and nothing is left running', async () => {
     const first = await serve().ready();
     const port = new URL(first.httpUrl).port;
-    const second = serve(['--data-dir', join(dir, 'second'), '--http-listen', `127.0.0.1:${port}`]);
-    assert.equal(await within(second.exited, 'the second server to give up', 20_000), 1);
-    assert.match(second.stderr, new RegExp(`127\\.0\\.0\\.1:${port}`));
-    await assert.rejects(access(join(dir, 'second', 'postgres', 'postmaster.pid')));
+    for (const listener of ['http', 'grpc']) {
+      const args = ['--data-dir', join(dir, 'second'), `--${listener}-listen`, `127.0.0.1:${port}`];
+      const second = serve(args);
+      assert.equal(await within(second.exited, 'the second server to give up', 20_000), 1);
+      const variable = `BATON_${listener.toUpperCase()}_LISTEN`;
+      assert.match(
+        second.stderr,
+        new RegExp(`^baton: ${variable} .* 127\\.0\\.0\\.1:${port} is in use`, 'm'),
+      );
+      // grpc-js has a line of its own for it.
+      assert.doesNotMatch(second.stderr, /^E /m);
+      await assert.rejects(access(join(dir, 'second', 'postgres', 'postmaster.pid')));
+    }
   });
 });

@@ -7,6 +7,8 @@ from baton.v1 import job_service_pb2 as pb, job_service_pb2_grpc
 
 SERVER, LEASE_S = os.environ.get("BATON", "127.0.0.1:50051"), int(os.environ.get("LEASE_S", "30"))
 STAGE = os.environ.get("STAGE", "initialize")
+if STAGE not in ("initialize", "run"):
+    raise SystemExit("STAGE must be initialize or run")
 WAITING, DONE = {"initialize": ("new", "initialized"), "run": ("initialized", "success")}[STAGE]
 # gRPC repeats a call, with jitter; the request_id and the lease token make that harmless.
 RETRIES = """{"methodConfig": [{"name": [{"service": "baton.v1.JobService"}], "waitForReady": true,

@@ -165,12 +165,10 @@ describeOnEveryPostgresAtOnce('an operator', (open) => {
     });
     try {
       await baton.jobs.createRun({ requestId: 'one' });
-      await admin.query(`alter database ${name} rename to ${name}_kept`).catch(async () => {
-        await admin.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [
-          name,
-        ]);
-        await admin.query(`alter database ${name} rename to ${name}_kept`);
-      });
+      // The server connects anew at any moment, and a database in use is not renamed.
+      await admin.query(`alter database ${name} allow_connections false`);
+      await admin.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [name]);
+      await admin.query(`alter database ${name} rename to ${name}_kept`);
       await isAway(baton, /^503 the database cannot be used/);
       await admin.query(`create database ${name} template baton_template`);
       await isWellSoon(baton, 'a database that was dropped');

@@ -6,6 +6,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import type { Bench, Context, Goal } from './support/bench.js';
 import { execute } from './support/cluster.js';
+import { LARGE_RUN_ID } from './support/hostile_bytes.js';
 import { HOSTILE } from './support/hostile_requests.js';
 import { Child } from './support/ipc.js';
 import { pause } from './support/loops.js';
@@ -117,10 +118,15 @@ async function makeLargeRuns({ httpPort }: Stage, databaseUrl: string, count: nu
     body: JSON.stringify({ pipeline: LARGE_PIPELINE }),
   });
   if (!answer.ok) throw new Error(`PutPipeline: ${await answer.text()}`);
+  const text = "jsonb_build_object('text', repeat('x', 1048000))";
+  await execute(
+    databaseUrl,
+    `insert into baton.runs (id, pipeline, input) values ('${LARGE_RUN_ID}', 'large', ${text}) on conflict do nothing`,
+  );
   await execute(
     databaseUrl,
     `insert into baton.runs (pipeline, input)
-     select 'large', jsonb_build_object('text', repeat('x', 1048000))
+     select 'large', ${text}
      from generate_series(1, ${count} - (select count(*) from baton.runs where pipeline = 'large' and state = 'PENDING'))`,
   );
 }

@@ -134,6 +134,12 @@ export const BOMB: MakeBytes = (size) => {
   const plain = Buffer.alloc(scaled(256 * 2 ** 20, size), ' ');
   return { binary: plain, json: plain };
 };
+/** The run of `hurt` that is as large as one may be. */
+export const LARGE_RUN_ID = '01890000-0000-7000-8000-000000000001';
+export const GET_LARGE_RUN: MakeBytes = () => ({
+  ...json(JSON.stringify({ id: LARGE_RUN_ID })),
+  binary: field(1, Buffer.from(LARGE_RUN_ID)),
+});
 export const MANY_RUNS: MakeBytes = () => json('{"pageSize":1000,"filter":{"pipelines":["large"]}}');
 export const MANY_CLAIMS: MakeBytes = () =>
   json('{"pipeline":"large","stage":"work","workerId":"bench","maxRuns":1000}');

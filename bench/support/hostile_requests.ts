@@ -8,6 +8,7 @@ import {
   DEEP,
   EMPTY_ITEMS,
   EMPTY_LEASES,
+  GET_LARGE_RUN,
   HEAVY_BATCH,
   HEAVY_STRUCT,
   LONG_STRING,
@@ -23,10 +24,11 @@ import {
   type MakeBytes,
 } from './hostile_bytes.js';
 
-/** How a request travels. `gRPC` is on its own port, the others on the HTTP port; `reset` and `abort` get no answer. */
+/** How a request travels. `gRPC` is on its own port, the others on the HTTP port; `reset`, `abort` and `pieces` get no answer. */
 export const WAYS = [
   ...['gRPC', 'gRPC on HTTP', 'gRPC gzip', 'gRPC-Web', 'Connect', 'Connect JSON', 'Connect JSON gzip'],
   ...['Connect br', 'Connect GET br', 'reset, gRPC port', 'reset, HTTP port', 'abort, gRPC on HTTP'],
+  ...['pieces, gRPC port', 'pieces, HTTP port'],
 ] as const;
 export type Way = (typeof WAYS)[number];
 
@@ -34,6 +36,8 @@ export interface Hostile {
   readonly method: string;
   readonly make: MakeBytes;
   readonly ways: readonly Way[];
+  /** Beside those of its protocol. */
+  readonly headers?: Readonly<Record<string, string>>;
   /** It needs many large runs in the database. */
   readonly needsLargeRuns?: boolean;
 }
@@ -77,9 +81,24 @@ export const HOSTILE: Readonly<Record<string, Hostile>> = {
     ways: ['Connect JSON'],
     needsLargeRuns: true,
   },
+  'a large run': {
+    method: 'GetRun',
+    make: GET_LARGE_RUN,
+    ways: ['gRPC', 'Connect JSON'],
+    needsLargeRuns: true,
+  },
+  'metadata of commas': {
+    method: 'GetRun',
+    make: GET_LARGE_RUN,
+    ways: ['gRPC', 'gRPC on HTTP'],
+    headers: Object.fromEntries(['a', 'b', 'c', 'd'].map((name) => [`${name}-bin`, ','.repeat(15_000)])),
+  },
   streams: {
     method: 'GetRun',
     make: () => ({ binary: Buffer.alloc(0) }),
-    ways: ['reset, gRPC port', 'reset, HTTP port', 'abort, gRPC on HTTP'],
+    ways: [
+      ...(['reset, gRPC port', 'reset, HTTP port', 'abort, gRPC on HTTP'] as const),
+      ...(['pieces, gRPC port', 'pieces, HTTP port'] as const),
+    ],
   },
 };

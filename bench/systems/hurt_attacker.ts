@@ -5,7 +5,7 @@ import { constants as osConstants, setPriority } from 'node:os';
 import { COMPRESS } from '../support/hostile_bytes.js';
 import { HOSTILE, type Way } from '../support/hostile_requests.js';
 import { childArgs, serve } from '../support/ipc.js';
-import { hasPong, LAST_PING, openedAndReset, OPENING } from '../support/rapid_reset.js';
+import { hasPong, inPieces, LAST_PING, openedAndReset, OPENING } from '../support/raw_frames.js';
 
 export interface AttackerArgs {
   readonly grpcPort: number;
@@ -32,6 +32,8 @@ export interface Attacked {
 const ANSWER_TIMEOUT_MS = 30_000;
 /** Calls are begun and given up this many at a time, and then the bytes get out. */
 const TURN_STREAMS = 100;
+/** As many bytes as those streams take that are reset. */
+const PIECES_PER_STREAM = 12;
 const { grpcPort, httpPort } = childArgs() as AttackerArgs;
 
 // An attacker brings a machine of his own: what it takes to make so many requests must not come off the cores of those
@@ -52,21 +54,23 @@ function framed(data: Buffer, flags = 0): Buffer {
 }
 
 function prepare({ name, way, size }: Attack): Prepared {
-  const { method, make } = HOSTILE[name]!;
+  const { method, make, headers: own } = HOSTILE[name]!;
   const bytes = make(size);
   const binary = bytes.binary ?? Buffer.alloc(0);
   const json = bytes.json ?? Buffer.alloc(0);
   const path = `/baton.v1.JobService/${method}`;
   const post = (port: number, type: string, body: Buffer, more: Record<string, string> = {}): Prepared => ({
     ...{ port, body },
-    headers: { ':method': 'POST', ':path': path, 'content-type': type, ...more },
+    headers: { ':method': 'POST', ':path': path, 'content-type': type, ...more, ...own },
   });
   switch (way) {
     case 'gRPC':
     case 'reset, gRPC port':
+    case 'pieces, gRPC port':
       return post(grpcPort, 'application/grpc', framed(binary), { te: 'trailers' });
     case 'gRPC on HTTP':
     case 'reset, HTTP port':
+    case 'pieces, HTTP port':
     case 'abort, gRPC on HTTP':
       return post(httpPort, 'application/grpc', framed(binary), { te: 'trailers' });
     case 'gRPC gzip': {
@@ -143,8 +147,8 @@ async function sendAndAbort(
   return isOpen() ? 'aborted' : 'closed';
 }
 
-/** Streams that are reset in the moment in which they are opened, until the server has seen them all or closes. */
-function sendResets({ port, headers }: Prepared, { streams }: Attack): Promise<Copy> {
+/** Frames that no client sends, until the server has seen them all or closes. */
+function sendRaw({ port, headers }: Prepared, { streams, way }: Attack): Promise<Copy> {
   const socket = connectTcp(port, '127.0.0.1');
   return new Promise((resolve) => {
     let received: Buffer = Buffer.alloc(0);
@@ -158,8 +162,11 @@ function sendResets({ port, headers }: Prepared, { streams }: Attack): Promise<C
       clearTimeout(timer);
       resolve({ answer: hasPong(received) ? 'all seen' : 'closed', sentBytes: socket.bytesWritten });
     });
-    const resets = openedAndReset(headers[':path'] ?? '', 1, streams);
-    socket.write(Buffer.concat([OPENING, resets, LAST_PING]));
+    const path = headers[':path'] ?? '';
+    const frames = way.startsWith('reset')
+      ? openedAndReset(path, 1, streams)
+      : inPieces(path, streams * PIECES_PER_STREAM);
+    socket.write(Buffer.concat([OPENING, frames, LAST_PING]));
   });
 }
 
@@ -169,7 +176,7 @@ interface Copy {
 }
 
 async function sendCopy(attack: Attack, prepared: Prepared): Promise<Copy> {
-  if (attack.way.startsWith('reset')) return sendResets(prepared, attack);
+  if (/^(reset|pieces)/.test(attack.way)) return sendRaw(prepared, attack);
   // Node's own limit of 10 MB would have it reset its own large requests, and hear no answer.
   const session = connect(`http://127.0.0.1:${prepared.port}`, { maxSessionMemory: 64 });
   session.on('error', () => undefined);

@@ -96,14 +96,15 @@ class Arrival implements Held {
   constructor(private readonly budget: Budget) {}
 
   get isFlood(): boolean {
-    return this.#pieces > RPC_LIMITS.requestPieces;
+    if (this.#pieces > RPC_LIMITS.requestPieces) return true;
+    const mean = this.#cost / this.#pieces - PIECE_BYTES;
+    return this.#pieces > RPC_LIMITS.requestCrumbs && mean < RPC_LIMITS.crumbBytes;
   }
 
   add(bytes: number): boolean {
     this.#pieces += 1;
     this.#cost += bytes + PIECE_BYTES;
-    if (this.isFlood)
-      throw malformedRequest(`the request comes in more than ${RPC_LIMITS.requestPieces} pieces`);
+    if (this.isFlood) throw malformedRequest('the request comes in too many small pieces');
     if (this.#cost <= RPC_LIMITS.lightRequestBytes) return false;
     const isFirst = this.#held === 0;
     const more = this.#cost - this.#held;

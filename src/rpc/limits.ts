@@ -84,10 +84,13 @@ export const RPC_LIMITS = {
   /** When that is full, a request that comes more slowly makes room for others. */
   requestBytesPerSecond: 32 * 1024,
   /**
-   * Reads, chunks or DATA frames of a request; the largest, by packets of 1,220 bytes, comes in 13,750. A connection
-   * with a request beyond that ends, after the time for its answer to get out.
+   * Reads, chunks or DATA frames of a request: in all, where the largest comes in 13,750 by packets of 1,220 bytes; and of
+   * one whose pieces have less than so many bytes on average. A connection with a request beyond that ends, after the
+   * time for its answer to get out.
    */
   requestPieces: 32_768,
+  requestCrumbs: 4096,
+  crumbBytes: 64,
   floodAnswerMs: 100,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,

@@ -15,8 +15,10 @@ const UNAVAILABLE_STATE = /^(08|57P|57014|53|40|55P03|25P03|25P04)/;
  */
 const UNUSABLE_STATE = /^(28|3D|42501|3F000|42P01|42883|42703)/;
 const UNAVAILABLE_CODE = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|EAI_AGAIN|ENOENT)/;
+/** Of the pool: those that there are were all in use, for the database or other calls are slow. */
+const NONE_FREE_TEXT = /^timeout exceeded when trying to connect/;
 const UNAVAILABLE_TEXT =
-  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Query read timeout)/;
+  /^(Connection terminated|Client has encountered a connection error|Query read timeout)/;
 /** `read_only_sql_transaction`: the session leads to a standby, or the database was closed for writers. */
 const READ_ONLY_STATE = '25006';
 
@@ -31,6 +33,8 @@ const away = (cause: unknown, message: string, retryDelayMs = RETRY_DELAY_MS): B
 export function toStoreError(error: unknown): unknown {
   if (error instanceof BatonError || !(error instanceof Error)) return error;
   if (error instanceof pg.DatabaseError) return ofDatabase(error);
+  if (NONE_FREE_TEXT.test(error.message))
+    return away(error, 'no connection to the database came free in time');
   const { code } = error as { code?: unknown };
   const isLost =
     (typeof code === 'string' && UNAVAILABLE_CODE.test(code)) || UNAVAILABLE_TEXT.test(error.message);

@@ -101,7 +101,12 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
     {
       name: 'a piece of a request takes no more than its bytes',
       edits: [edit(BUDGET, 'bytes + PIECE_BYTES', 'bytes')],
-      caughtBy: 'a request counts by its pieces too, and may not come in too many',
+      caughtBy: 'a request counts by its pieces too',
+    },
+    {
+      name: 'crumbs of a request are as good as other pieces',
+      edits: [edit(BUDGET, 'mean < RPC_LIMITS.crumbBytes', 'false')],
+      caughtBy: 'a request may not come in too many pieces, and in fewer where they are small',
     },
     {
       name: 'requests that never end keep their part of the budget',

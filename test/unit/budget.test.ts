@@ -41,15 +41,25 @@ test('a small request is let in when the budget is full', () => {
   assert.throws(() => small.add(10_000), isReason('OVERLOADED'));
 });
 
-test('a request counts by its pieces too, and may not come in too many', () => {
-  const budget = new Budget(SIZE);
-  const held = budget.hold();
+test('a request counts by its pieces too', () => {
+  const held = new Budget(SIZE).hold();
   assert.throws(() => {
-    for (let index = 0; index < SIZE / 200; index += 1) held.add(1);
+    for (let index = 0; index < SIZE / 200; index += 1) held.add(100);
   }, isReason('OVERLOADED'));
-  const wide = new Budget(1024 * MIB).hold();
-  for (let index = 0; index < RPC_LIMITS.requestPieces; index += 1) wide.add(1);
-  assert.throws(() => wide.add(1), isReason('INVALID_ARGUMENT'));
+});
+
+test('a request may not come in too many pieces, and in fewer where they are small', () => {
+  const rows = [
+    [1, RPC_LIMITS.requestCrumbs],
+    [RPC_LIMITS.crumbBytes, RPC_LIMITS.requestPieces],
+  ] as const;
+  for (const [bytes, most] of rows) {
+    const held = new Budget(1024 * MIB).hold();
+    for (let index = 0; index < most; index += 1) held.add(bytes);
+    assert.equal(held.isFlood, false);
+    assert.throws(() => held.add(bytes), isReason('INVALID_ARGUMENT'));
+    assert.equal(held.isFlood, true);
+  }
 });
 
 test('once it is full, the slowest makes room, and who comes fast or is whole does not', async () => {

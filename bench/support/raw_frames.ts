@@ -1,10 +1,10 @@
 /**
- * Streams of HTTP/2 that are reset in the moment in which they are opened, as bytes: a client's library would not even send
- * what it has taken back.
+ * What no client's library sends, as bytes of HTTP/2: streams that are reset in the moment in which they are opened, and a message
+ * of which each byte comes by itself.
  */
 
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-const [HEADERS, RST_STREAM, SETTINGS, PING] = [1, 3, 4, 6];
+const [DATA, HEADERS, RST_STREAM, SETTINGS, PING] = [0, 1, 3, 4, 6];
 const END_HEADERS = 4;
 const ACK = 1;
 const CANCEL = 8;
@@ -45,6 +45,14 @@ export const LAST_PING = frame(PING, 0, 0, Buffer.from('all sent'));
 const PONG = frame(PING, ACK, 0, Buffer.from('all sent'));
 
 export const hasPong = (received: Buffer): boolean => received.includes(PONG);
+
+/** One stream whose message comes a byte in each frame. */
+export function inPieces(path: string, pieces: number): Buffer {
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(pieces, 1);
+  const [headers, data] = [frame(HEADERS, END_HEADERS, 1, headersOf(path)), frame(DATA, 0, 1, Buffer.of(0))];
+  return Buffer.concat([headers, frame(DATA, 0, 1, head), Buffer.alloc(pieces * data.length, data)]);
+}
 
 /** @param first the number of the first stream, which is odd */
 export function openedAndReset(path: string, first: number, streams: number): Buffer {

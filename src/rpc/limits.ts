@@ -91,7 +91,7 @@ export const RPC_LIMITS = {
   requestPieces: 32_768,
   requestCrumbs: 4096,
   crumbBytes: 64,
-  floodAnswerMs: 100,
+  floodAnswerMs: 5,
   /** The longest timer that Node takes, 24.8 days; it fires at once for more. */
   timerMs: 2 ** 31 - 1,
 } as const;

@@ -89,7 +89,7 @@ function judgeHosts(
     const name = hostName(value);
     const isOwn =
       name !== undefined && (isIPv4(name) || isIPv6(name) || isLoopbackName(name) || hosts.has(name));
-    // A port above 65535, or a label of an international name that is none.
+    // A port above 65535, or what else Node makes no URL of.
     if (name === undefined || (isOwn && !URL.canParse(`http://${value}`)))
       return refuse(400, `the Host header is malformed: ${JSON.stringify(truncate(value, 100))}`);
     if (isOwn) continue;

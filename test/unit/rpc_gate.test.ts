@@ -267,7 +267,7 @@ test('nothing is read of a request that is refused, over HTTP/1.1 and HTTP/2', a
     }
     // From Node 22 on, HTTP/2 itself refuses a user in it.
     const host = version === 'h1' ? 'me@localhost' : 'localhost:x';
-    for (const bad of [host, 'localhost:65536', 'xn--a.localhost']) {
+    for (const bad of [host, 'localhost:65536']) {
       const malformed = await send(servers.http.port, RPC, 'POST', { ...JSON_TYPE, host: bad }, '{}');
       assert.equal(malformed.status, 400, bad);
       assert.match(malformed.body, /"code":"invalid_argument"/);

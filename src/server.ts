@@ -33,7 +33,8 @@ export interface RunningServer {
 
 /** How long a stop waits for statements that are under way before it breaks their connections. */
 const STOP_QUERIES_MS = 8000;
-const CLOSE_POOL_MS = 2000;
+/** The same for what is still under way when all calls have been answered. All pools are closed at once. */
+const CLOSE_POOL_MS = 1000;
 
 /** What was started, so that it is stopped in reverse, also when a later step fails. */
 class Stopper {
@@ -133,11 +134,8 @@ export async function startServer(
       log,
       signal,
     });
-    const open = (options: Omit<PoolOptions, 'databaseUrl' | 'pooled' | 'log'>): Pool => {
-      const pool = createPool({ databaseUrl: database.url, pooled, log, ...options });
-      stopper.push(() => closePool(pool));
-      return pool;
-    };
+    const open = (options: Omit<PoolOptions, 'databaseUrl' | 'pooled' | 'log'>): Pool =>
+      createPool({ databaseUrl: database.url, pooled, log, ...options });
     const pool = open({ connections: config.poolConnections });
     // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
     const watchPool = open({
@@ -148,6 +146,7 @@ export async function startServer(
     // A state is read at the pace of who asked for it, which must be nobody else's.
     const statePool = open({ connections: LIMITS.stateConnections, keeping: 0, name: 'baton state' });
     const pools = [pool, watchPool, statePool];
+    stopper.push(async () => void (await Promise.all(pools.map(closePool))));
     const abortPools = (): void => {
       for (const each of pools) each.abort();
     };

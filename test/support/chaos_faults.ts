@@ -83,7 +83,7 @@ export class Faults {
       this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1);
       return true;
     } catch (error) {
-      if (this.needsHealth(kind)) this.missed += 1;
+      if (error instanceof CameToNothing || this.needsHealth(kind)) this.missed += 1;
       else this.problems.push(`${kind}: ${String(error)}`);
       return false;
     } finally {
@@ -227,14 +227,23 @@ export class Faults {
 
   /** On every server at once: only polling is left. */
   async #dropNotifications(): Promise<void> {
-    for (const { listen } of this.context.servers) listen.mode = 'drop-notify';
+    const listens = this.context.servers.map(({ listen }) => listen);
+    const dropped = (): number =>
+      listens.reduce((sum, { notificationsDropped }) => sum + notificationsDropped, 0);
+    const before = dropped();
+    for (const listen of listens) listen.mode = 'drop-notify';
     try {
       await this.rest(3000, 3000 + 3000 * this.context.scale);
     } finally {
-      for (const { listen } of this.context.servers) listen.mode = 'pass';
+      for (const listen of listens) listen.mode = 'pass';
     }
+    // PostgreSQL was down all the time, or nobody listened.
+    if (dropped() === before) throw new CameToNothing('no notification came that could be dropped');
   }
 }
+
+/** A fault that changed nothing, because of others at the same time: it is made again. */
+class CameToNothing extends Error {}
 
 export interface Schedule {
   readonly seed: number;

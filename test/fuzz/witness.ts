@@ -3,11 +3,10 @@ import type { Client } from '@connectrpc/connect';
 import { createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { setTimeout as delay } from 'node:timers/promises';
-import { JobService } from '../../gen/baton/v1/job_service_pb.js';
+import { JobService, WatchKind } from '../../gen/baton/v1/job_service_pb.js';
 import { RunState } from '../../gen/baton/v1/run_pb.js';
 import type { Queryable } from '../../src/store/pool.js';
-import { waitFor } from '../support/wait.js';
-import { Watching } from '../support/watching.js';
+import { Signal, waitFor, within } from '../support/wait.js';
 import type { World } from './world.js';
 
 /** Nobody guesses these, so that no input can mean the witness. */
@@ -88,12 +87,12 @@ class HealthyWorker {
 
 /** The healthy worker, and a watcher of everything on each port. */
 export class Witness {
-  readonly #watchers: readonly Watching[];
+  readonly #watchers: readonly Follower[];
   readonly worker: HealthyWorker;
 
   private constructor(jobs: Client<typeof JobService>, http: Client<typeof JobService>) {
     this.worker = new HealthyWorker([jobs, http]);
-    this.#watchers = [new Watching(jobs), new Watching(http)];
+    this.#watchers = [new Follower(jobs), new Follower(http)];
   }
 
   static async start(world: World): Promise<Witness> {
@@ -117,21 +116,64 @@ export class Witness {
     for (const watcher of this.#watchers) {
       const found = await compare(watcher, db).catch((error: unknown) => [`a watcher: ${String(error)}`]);
       problems.push(...found);
-      events += watcher.events.length;
+      events += watcher.told.length;
       await watcher.cancel();
     }
     return { problems, events };
   }
 }
 
+/** Of an event what is compared: a long run meets more events than fit into memory. */
 interface Row {
   readonly revision: string;
   readonly id: string;
   readonly version: string;
 }
 
-async function compare(watcher: Watching, db: Queryable): Promise<string[]> {
-  const opened = watcher.messages[0]?.revision ?? 0n;
+/** A watch of everything. */
+class Follower {
+  readonly told: Row[] = [];
+  openedAt = 0n;
+  error: unknown;
+  ended = false;
+  readonly #abort = new AbortController();
+  readonly #opened = new Signal();
+  readonly #done: Promise<void>;
+
+  constructor(jobs: Client<typeof JobService>) {
+    this.#done = this.#run(jobs);
+  }
+
+  async #run(jobs: Client<typeof JobService>): Promise<void> {
+    try {
+      for await (const { kind, revision, events } of jobs.watchRuns({}, { signal: this.#abort.signal })) {
+        if (kind === WatchKind.OPENED) {
+          this.openedAt = revision;
+          this.#opened.send();
+        }
+        for (const { revision: at, run } of events)
+          this.told.push({ revision: `${at}`, id: run?.id ?? '', version: `${run?.version}` });
+      }
+    } catch (error) {
+      this.error = error;
+    }
+    this.ended = true;
+    this.#opened.send();
+  }
+
+  async opened(): Promise<void> {
+    await within(this.#opened.promise, 'the stream to open');
+    if (this.ended) throw this.error;
+  }
+
+  async cancel(): Promise<void> {
+    this.#abort.abort();
+    await this.#done;
+  }
+}
+
+async function compare(watcher: Follower, db: Queryable): Promise<string[]> {
+  const opened = watcher.openedAt;
   const rows = await db.query<{ revision: string; id: string; version: string }>(
     `select revision::text, run_id::text as id, version::text from baton.run_events
      where revision > $1::bigint order by run_events.revision`,
@@ -139,17 +181,13 @@ async function compare(watcher: Watching, db: Queryable): Promise<string[]> {
   );
   const head = BigInt(rows.at(-1)?.revision ?? 0);
   await waitFor(
-    () => watcher.ended || (watcher.events.at(-1)?.revision ?? 0n) >= head,
+    () => watcher.ended || BigInt(watcher.told.at(-1)?.revision ?? 0) >= head,
     'a watcher to catch up',
     CATCH_UP_MS,
   );
   if (watcher.ended)
     return [`a watch ended: ${watcher.error instanceof Error ? watcher.error.message : 'well'}`];
-  const told = watcher.events.map(({ revision, run }): Row => ({
-    revision: `${revision}`,
-    id: run?.id ?? '',
-    version: `${run?.version}`,
-  }));
+  const { told } = watcher;
   const asText = ({ revision, id, version }: Row): string => `${revision} of run ${id} in version ${version}`;
   const differs = rows.findIndex(
     (row, index) => told[index] === undefined || asText(told[index]) !== asText(row),

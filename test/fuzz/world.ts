@@ -1,4 +1,5 @@
 /** A real server in a process of its own, with pipelines and runs in every state that the inputs can name. */
+import { createHash } from 'node:crypto';
 import { createClient, type Client } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
@@ -40,7 +41,8 @@ export class World {
 
   /** Makes runs anew, in a pipeline that no input has touched, since inputs use up what they name. */
   async refresh(): Promise<Vocabulary> {
-    const pipeline = `fuzz_${this.#rounds}`;
+    // A number would be hit by a changed digit of the one before, and its runs be claimed or paused.
+    const pipeline = `fuzz_${createHash('sha256').update(`${this.#rounds}`).digest('hex').slice(0, 8)}`;
     this.#rounds += 1;
     return within(this.#makeRuns(pipeline), 'runs for the inputs', ROUND_TIMEOUT_MS);
   }
@@ -56,12 +58,13 @@ export class World {
     const waiting = runs.map(({ id }) => id).filter((id) => !heldIds.has(id));
     for (const runId of waiting.slice(0, 3)) await jobs.cancelRun({ runId });
     const [done] = held.slice(-1);
-    await jobs.updateStatus({ ...done!, status: 'built' });
+    if (done === undefined) throw new Error(`none of ${pipeline} was there to be claimed`);
+    await jobs.updateStatus({ ...done, status: 'built' });
     const filter = { pipelines: [pipeline] };
     const list = await jobs.listRuns({ filter, pageSize: 5 });
-    const events = await jobs.listRunEvents({ runId: done?.runId ?? '', pageSize: 1 });
+    const events = await jobs.listRunEvents({ runId: done.runId, pageSize: 1 });
     return {
-      ...{ claims: held.slice(0, -1), runIds: [...waiting, done?.runId ?? ''] },
+      ...{ claims: held.slice(0, -1), runIds: [...waiting, done.runId] },
       resumeTokens: [list.resumeToken],
       pageTokens: [list.nextPageToken, events.nextPageToken],
       ...{ pipelines: [pipeline, 'ci'], stages: ['build', 'ship'] },

@@ -1,6 +1,6 @@
 /** A real server in a process of its own, with pipelines and runs in every state that the inputs can name. */
 import { createHash } from 'node:crypto';
-import { createClient, type Client } from '@connectrpc/connect';
+import { createClient, Code, ConnectError, type Client } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { PipelineService } from '../../gen/baton/v1/pipeline_service_pb.js';
@@ -15,6 +15,10 @@ const HEAP_MIB = 512;
 const ROUND_TIMEOUT_MS = 30_000;
 const CREATED = 30;
 const CLAIMED = 12;
+/** Each time in a new pipeline, since what an input did to the last one stays. */
+const TRIES = 5;
+/** What a good call is told when an input changed, canceled or retried its run first: the inputs name runs by label. */
+const OVERTAKEN: readonly Code[] = [Code.Unavailable, Code.FailedPrecondition];
 
 export class World {
   readonly jobs: Client<typeof JobService>;
@@ -40,14 +44,27 @@ export class World {
   }
 
   /** Makes runs anew, in a pipeline that no input has touched, since inputs use up what they name. */
-  async refresh(): Promise<Vocabulary> {
-    // A number would be hit by a changed digit of the one before, and its runs be claimed or paused.
-    const pipeline = `fuzz_${createHash('sha256').update(`${this.#rounds}`).digest('hex').slice(0, 8)}`;
-    this.#rounds += 1;
-    return within(this.#makeRuns(pipeline), 'runs for the inputs', ROUND_TIMEOUT_MS);
+  refresh(): Promise<Vocabulary> {
+    return within(this.#refresh(), 'runs for the inputs', ROUND_TIMEOUT_MS);
   }
 
-  async #makeRuns(pipeline: string): Promise<Vocabulary> {
+  async #refresh(): Promise<Vocabulary> {
+    for (let left = TRIES - 1; ; left -= 1) {
+      // A number would be hit by a changed digit of the one before, and its runs be claimed or paused.
+      const pipeline = `fuzz_${createHash('sha256').update(`${this.#rounds}`).digest('hex').slice(0, 8)}`;
+      this.#rounds += 1;
+      try {
+        const made = await this.#makeRuns(pipeline);
+        if (made !== undefined) return made;
+        if (left === 0) throw new Error(`there was nothing to claim, ${TRIES} times`);
+      } catch (error) {
+        if (left === 0 || !OVERTAKEN.includes(ConnectError.from(error).code)) throw error;
+      }
+    }
+  }
+
+  /** @returns nothing if inputs left none of the new runs to be claimed */
+  async #makeRuns(pipeline: string): Promise<Vocabulary | undefined> {
     const { jobs, pipelines } = this;
     await pipelines.putPipeline({ pipeline: definition(pipeline) });
     const run = { pipeline, repository: 'fuzz', labels: { [FENCE.key]: FENCE.value }, input: { n: 1 } };
@@ -58,8 +75,7 @@ export class World {
     const waiting = runs.map(({ id }) => id).filter((id) => !heldIds.has(id));
     for (const runId of waiting.slice(0, 3)) await jobs.cancelRun({ runId });
     const [done] = held.slice(-1);
-    // An input that cancels whatever has the label of the fuzzer's runs may have come between.
-    if (done === undefined) return this.refresh();
+    if (done === undefined) return undefined;
     await jobs.updateStatus({ ...done, status: 'built' });
     const filter = { pipelines: [pipeline] };
     const list = await jobs.listRuns({ filter, pageSize: 5 });

@@ -129,22 +129,9 @@ export async function prepareDatabase(options: PrepareOptions): Promise<{ readon
     );
     return { pooled: true };
   }
-  const migrations = await migrate({ databaseUrl: listenUrl ?? databaseUrl, log, signal }).catch(
-    explainRights,
-  );
+  const migrations = await migrate({ databaseUrl: listenUrl ?? databaseUrl, log, signal });
   if (migrations.length > 0) log.info({ migrations }, 'database migrated');
   return { pooled: listenUrl !== undefined };
-}
-
-const INSUFFICIENT_PRIVILEGE = '42501';
-
-function explainRights(error: unknown): never {
-  if (!(error instanceof pg.DatabaseError) || error.code !== INSUFFICIENT_PRIVILEGE) throw error;
-  throw new DatabaseUnusableError(
-    `the schema cannot be made or changed: ${error.message}. The role needs the rights to connect and to create on the ` +
-      'database ("grant connect, create on database … to …"), and the schema baton has to be its own or that of a role it is in.',
-    { cause: error },
-  );
 }
 
 function assertSame(direct: DatabaseIdentity, pooled: DatabaseIdentity): void {

@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
-import type pg from 'pg';
+import pg from 'pg';
 import type { Logger } from '../base/log.js';
 import { DatabaseUnusableError } from './session_check.js';
 import { describeSessions, sessionText } from './describe_sessions.js';
@@ -13,6 +13,7 @@ import { processIdOf } from './watchdog.js';
 
 const MIGRATIONS_SCHEMA = 'baton';
 const MIGRATIONS_TABLE = 'migrations';
+const INSUFFICIENT_PRIVILEGE = '42501';
 const CONNECTING = { connectionTimeoutMillis: 5000 };
 /** Nobody should wait for long for what is only asked on the way. */
 const ASKING = { connectionTimeoutMillis: 1000, query_timeout: 1000 };
@@ -70,7 +71,8 @@ export interface MigrateOptions {
  * that start together wait for each other, so one of them migrates and the others find it done.
  *
  * @returns the names of the migrations that were applied or taken back
- * @throws DatabaseTooNewError where the database has a migration that this program lacks; nothing is changed then
+ * @throws DatabaseTooNewError where the database has a migration that this program lacks; nothing is changed then.
+ *   DatabaseUnusableError where the role lacks a right
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
   const { databaseUrl, log, lockTimes: times } = options;
@@ -80,11 +82,20 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
     await lockMigrations(client, { log, signal, times });
     const end = watchOver(client, config, log, signal);
     try {
-      return await run(client, options);
+      return await run(client, options).catch(explainRights);
     } finally {
       await end();
     }
   });
+}
+
+function explainRights(error: unknown): never {
+  if (!(error instanceof pg.DatabaseError) || error.code !== INSUFFICIENT_PRIVILEGE) throw error;
+  throw new DatabaseUnusableError(
+    `the schema cannot be made or changed: ${error.message}. The role needs the rights to connect and to create on the ` +
+      'database ("grant connect, create on database … to …"), and the schema baton has to be its own or that of a role it is in.',
+    { cause: error },
+  );
 }
 
 /** Under the lock. */

@@ -41,6 +41,23 @@ describeOnEveryPostgres('a transaction', (open) => {
 });
 
 describeOnEveryPostgres('a pool', (open) => {
+  void test(
+    'says so when none of its connections came free in time',
+    fresh(open, async (db) => {
+      const pool = createPool({ databaseUrl: db.url, connections: 1, log: silent });
+      try {
+        const slow = pool.query('select pg_sleep(6)');
+        await assert.rejects(
+          pool.query('select 1'),
+          (error) => isAway(error) && /no connection .* came free in time/.test(String(error)),
+        );
+        await slow;
+      } finally {
+        await pool.close();
+      }
+    }),
+  );
+
   void test('is closed when its connections are gone, those that have gone silent among them', async () => {
     const database = await open();
     const { proxy, url } = await FaultProxy.before(database.url);

@@ -32,6 +32,13 @@ export const FLOOD_MUTANTS: readonly Mutant[] = [
     caughtBy: 'grpc: metadata that nobody reads is not kept while a call waits',
   },
   {
+    name: 'a connection whose request is too late goes on',
+    edits: [edit('dist/src/rpc/connect_body.js', 'if (request.httpVersionMajor === 1)', 'if (false)')],
+    testFile: 'unit/rpc_flood',
+    caughtBy:
+      'HTTP/1.1: a body that does not come to its end in time has one answer, and its connection ends',
+  },
+  {
     name: 'a connection whose request comes in too many pieces goes on',
     edits: [edit('dist/src/rpc/budget.js', 'connection?.destroy()', 'undefined')],
     testFile: 'unit/rpc_flood',

@@ -228,6 +228,36 @@ describeOnEveryPostgres('a start', (open) => {
   );
 
   void test(
+    'names what a role lacks, and where a password is looked for',
+    withDatabase('template1', async (database, cleanup) => {
+      const name = new URL(database.url).pathname.slice(1);
+      const role = `lacking_${process.pid}_${database.version}`;
+      await database.pool.query(`create role ${role} login password 'secret'`);
+      cleanup.push(() => database.pool.query(`drop role ${role}`));
+      const url = new URL(database.url);
+      [url.username, url.password] = [role, 'secret'];
+      for (const args of [SERVE, ['migrate']]) {
+        const server = start(cleanup, args, { DATABASE_URL: url.toString() });
+        assert.equal(await within(server.exited, 'it to refuse', 20_000), 1);
+        assert.match(
+          server.stderr,
+          new RegExp(`permission denied for database ${name}.*grant connect, create`),
+        );
+        assert.doesNotMatch(server.stderr, /secret/);
+      }
+      // Debian's cluster of the tests trusts whoever is on its machine.
+      if (new URL(database.url).password === '') return;
+      url.password = '';
+      for (const args of [SERVE, ['migrate']]) {
+        const nowhere = { PGPASSWORD: undefined, PGPASSFILE: '/nonexistent', HOME: '/nonexistent' };
+        const server = start(cleanup, args, { DATABASE_URL: url.toString(), ...nowhere });
+        assert.equal(await within(server.exited, 'it to refuse', 20_000), 1);
+        assert.match(server.stderr, /it asks for a password, and there is none: .*PGPASSWORD/);
+      }
+    }),
+  );
+
+  void test(
     'refuses a database that is not UTF8',
     withDatabase('baton_template', async (database, cleanup) => {
       const url = new URL(database.url);

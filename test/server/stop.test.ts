@@ -4,7 +4,10 @@ import { FaultProxy } from '../support/chaos_proxy.js';
 import { describeOnPostgres } from '../support/database.js';
 import { ANY_PORT, ServerProcess } from '../support/process.js';
 import { startTestServer } from '../support/server.js';
-import { waitFor, within } from '../support/wait.js';
+import { assertTook, waitFor, within } from '../support/wait.js';
+
+/** Its calls are broken off after 8 s, and its pools are closed at once, in 1 s. */
+const SILENT_STOP_MS = 10_000;
 
 describeOnPostgres('a stop', (open) => {
   void test('comes to an end although the database has gone silent', async () => {
@@ -21,7 +24,9 @@ describeOnPostgres('a stop', (open) => {
       ),
     );
     await waitFor(() => proxy.lostBytes > 0, 'the connection to have gone silent');
+    const from = performance.now();
     await within(baton.stop(), 'the server to stop', 20_000);
+    assertTook('a stop with a database that has gone silent', performance.now() - from, SILENT_STOP_MS);
     assert.ok((await Promise.all(calls)).every((outcome) => outcome === 'failed'));
     await proxy.close();
     await database.drop();

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http2';
 import { connect, type AddressInfo } from 'node:net';
 import { test } from 'node:test';
+import { setImmediate as nextLoop } from 'node:timers/promises';
 import { toBinary, create } from '@bufbuild/protobuf';
 import { ClaimNextRequestSchema, JobService } from '../../gen/baton/v1/job_service_pb.js';
 import { ConnectionCounts, countsOf } from '../../src/rpc/connection_counts.js';
@@ -315,6 +316,33 @@ test('a request that takes too long to arrive is closed; one that waits for its 
   guard.stop();
   raw.close();
   server.close();
+});
+
+test('HTTP/1.1: a body that does not come to its end in time has one answer, and its connection ends', async (t) => {
+  const { servers } = await startWaiting();
+  await using _ = servers;
+  const socket = connect(servers.http.port, '127.0.0.1');
+  await once(socket, 'connect');
+  let text = '';
+  socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  socket.on('error', () => undefined);
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  socket.write(
+    'POST /baton.v1.JobService/GetRun HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n' +
+      'Content-Length: 100\r\n\r\n{"id":',
+  );
+  // The timers of the request are set some turns from now, so time passes in steps.
+  const stepMs = 100;
+  let passedMs = 0;
+  for (; !socket.closed && passedMs < 2 * RPC_LIMITS.requestTimeoutMs; passedMs += stepMs) {
+    await nextLoop();
+    t.mock.timers.tick(stepMs);
+  }
+  t.mock.timers.reset();
+  assert.ok(socket.closed, 'the connection is left open');
+  assert.ok(passedMs >= RPC_LIMITS.requestTimeoutMs, `closed after ${passedMs} ms`);
+  assert.equal(text.split('HTTP/1.1 ').length - 1, 1, text);
+  assert.match(text, /^HTTP\/1\.1 504 .*"code":"deadline_exceeded".*did not arrive in time/s);
 });
 
 test('HTTP/1.1: fifty requests in one write are answered in order, thousands end the connection', async () => {

@@ -45,7 +45,7 @@ export async function explainRefusal(
   request: UpdateStatusRequest,
   lease: LeaseKey,
 ): Promise<Run> {
-  // First, because it waits for a change that is under way; what is read after it shows that change.
+  // The update has waited for whoever was changing the run, so what is read here shows that change.
   const isLive = await isLeaseLive(db, request.runId, lease);
   const run = await getBareRun(db, request.runId);
   if (run === undefined) throw runNotFound(request.runId);

@@ -16,6 +16,11 @@ import { startTestServer, type TestServer } from '../support/server.js';
 import { Signal, waitFor, within } from '../support/wait.js';
 
 const NEVER = new AbortController().signal;
+/** A statement that waits for a lock is ended after 3 s, which would let others go on that it held up. */
+const BEFORE_LOCK_TIMEOUT_MS = 2500;
+
+const soon = <T>(promise: Promise<T>, what: string): Promise<T> =>
+  within(promise, what, BEFORE_LOCK_TIMEOUT_MS, BEFORE_LOCK_TIMEOUT_MS);
 
 void describe('a group', () => {
   /** Groups of numbers that go through a gate; what was sent is kept. */
@@ -270,9 +275,9 @@ describeOnEveryPostgres('merged calls', (open) => {
     const late = complete(locked);
     let done = false;
     void late.then(() => (done = true));
-    await within(Promise.all(others.map(complete)), 'updates of other runs', 2500);
+    await soon(Promise.all(others.map(complete)), 'updates of other runs');
     const extended = baton.jobs.extendLeases({ leases: others.map(tokenOf) });
-    await within(extended, 'an extension');
+    await soon(extended, 'an extension');
     assert.equal(done, false);
     await client.query('commit');
     assert.equal((await within(late, 'the update of the locked run')).run?.status, 'initialized');
@@ -290,7 +295,7 @@ describeOnEveryPostgres('merged calls', (open) => {
       baton.jobs.claimNext({ ...request, wait: { seconds: 20n } }),
     ];
     const other = baton.jobs.claimNext({ stage: 'initialize', requestId: 'another' });
-    const [free] = (await within(other, 'the other claim', 2500)).claims;
+    const [free] = (await soon(other, 'the other claim')).claims;
     assert.ok(free !== undefined && free.run?.id !== held?.run?.id);
     await client.query('commit');
     for (const { claims } of await within(Promise.all(late), 'the repeated claims'))
@@ -323,8 +328,7 @@ describeOnEveryPostgres('merged calls', (open) => {
     await client.query('begin');
     await client.query('select from baton.runs where id = $1 for update', [locked.run?.id]);
     const late = baton.jobs.extendLeases({ leases: [tokenOf(locked)] });
-    const [other] = (await within(baton.jobs.extendLeases({ leases: [tokenOf(free)] }), 'the other', 2500))
-      .results;
+    const [other] = (await soon(baton.jobs.extendLeases({ leases: [tokenOf(free)] }), 'the other')).results;
     assert.equal(other?.outcome, 1);
     await client.query('rollback');
     assert.equal((await within(late, 'the extension')).results[0]?.outcome, 1);
@@ -335,10 +339,9 @@ describeOnEveryPostgres('merged calls', (open) => {
     await client.query('begin');
     await client.query(`insert into baton.runs (request_id) values ('open')`);
     const late = baton.jobs.createRun({ requestId: 'open' }).catch((error: unknown) => error);
-    await within(
+    await soon(
       Promise.all(Array.from({ length: 20 }, () => baton.jobs.createRun({}))),
       'runs without a request_id',
-      2500,
     );
     const named = baton.jobs.createRun({ requestId: 'other' });
     await client.query('rollback');

@@ -137,7 +137,7 @@ export const WORKER_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'a lost lease is told without waiting for a change under way',
-    edits: [edit(UPDATE, '  for share\n', '')],
+    edits: [edit('dist/src/store/lease_sql.js', `wait: 'for update'`, `wait: ''`)],
     testFile: WORKERS,
     caughtBy: 'nobody is told of a lost lease while an earlier copy of the call may still commit',
   },

@@ -191,24 +191,14 @@ export interface RunUpdate {
   readonly checkpoint: string | undefined;
 }
 
-/**
- * Locks the row whatever it says: an earlier copy of the same call may have changed it and not committed yet, and nobody
- * may be told that nothing was changed before that is known.
- */
 const LEASE_IS_LIVE = `
-with run as materialized (
-  select r.lease_number, r.lease_id, r.state, r.lease_expire_time
-  from baton.runs r
-  where r.id = $1::uuid
-  for share
-)
 select exists (
-  select from run
-  where run.lease_number = $2::bigint and run.lease_id = $3::uuid
-    and ${isLive('run')}
+  select from baton.runs r
+  where r.id = $1::uuid and r.lease_number = $2::bigint and r.lease_id = $3::uuid
+    and ${isLive('r')}
 ) as live`;
 
-/** Whether this lease may change the run at this moment, by the database's clock. Waits for who is changing it now. */
+/** Whether this lease may change the run at this moment, by the database's clock. */
 export async function isLeaseLive(db: Queryable, runId: string, lease: LeaseKey): Promise<boolean> {
   const [row] = await db.query<{ live: boolean }>(LEASE_IS_LIVE, [runId, lease.number, lease.id]);
   return row?.live ?? false;
@@ -234,7 +224,8 @@ export function updateValues(updates: readonly RunUpdate[]): unknown[] {
 
 /**
  * @param updates at most one per run
- * @param onLocked with 'skip', an update of a run that is locked by somebody else is refused too
+ * @param onLocked with 'wait', nothing is refused before it is known what became of a change under way; with 'skip', an
+ *   update of a run that is locked by somebody else is refused too
  * @returns for each update the run as it is now, or undefined where the update was refused
  */
 export async function updateRuns(

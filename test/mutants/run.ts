@@ -18,6 +18,8 @@ import type { Edit, FunctionEdit, Mutant } from './mutant.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const TEMPLATE = 'baton_template';
+/** Longer than tests wait for anything: what is ended before it has failed is not caught. */
+const FILE_TIMEOUT_MS = 150_000;
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', max_connections: '100' };
 
 const interrupt = new AbortController();
@@ -46,7 +48,7 @@ async function runTests(
     [
       '--test',
       '--test-reporter=tap',
-      '--test-timeout=60000',
+      `--test-timeout=${FILE_TIMEOUT_MS}`,
       ...patterns,
       join(copy, `dist/test/${testFile}.test.js`),
     ],

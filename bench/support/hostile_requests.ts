@@ -84,7 +84,7 @@ export const HOSTILE: Readonly<Record<string, Hostile>> = {
   'a large run': {
     method: 'GetRun',
     make: GET_LARGE_RUN,
-    ways: ['gRPC', 'Connect JSON'],
+    ways: ['gRPC', 'gRPC on HTTP', 'Connect JSON'],
     needsLargeRuns: true,
   },
   'metadata of commas': {
@@ -92,6 +92,7 @@ export const HOSTILE: Readonly<Record<string, Hostile>> = {
     make: GET_LARGE_RUN,
     ways: ['gRPC', 'gRPC on HTTP'],
     headers: Object.fromEntries(['a', 'b', 'c', 'd'].map((name) => [`${name}-bin`, ','.repeat(15_000)])),
+    needsLargeRuns: true,
   },
   streams: {
     method: 'GetRun',

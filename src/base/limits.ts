@@ -59,8 +59,10 @@ export const LIMITS = {
   bulkStep: 500,
   claimRuns: 1000,
   claimWaitMaxMs: 50_000,
-  /** Large runs that GetRun reads at once; others wait. */
-  largeRunsRead: 2,
+  /** Large runs that GetRun reads at once. Two at once take both cores of a small machine from others. */
+  largeRunsRead: 1,
+  /** How long a large request or answer keeps others like it waiting, at most. */
+  roomMs: 1000,
   pageSizeDefault: 50,
   pageSizeMax: 1000,
   filterValues: 100,

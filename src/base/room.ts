@@ -3,7 +3,11 @@ export class Room {
   #used = 0;
   readonly #waiting: { readonly size: number; readonly enter: () => void }[] = [];
 
-  constructor(private readonly size: number) {}
+  /** @param mostMs how long one keeps others out, at most; for as long as it takes when absent */
+  constructor(
+    private readonly size: number,
+    private readonly mostMs?: number,
+  ) {}
 
   /**
    * @param size 0 for what needs none
@@ -17,9 +21,11 @@ export class Room {
       held = 0;
       this.#next();
     };
+    const late = this.mostMs === undefined || size === 0 ? undefined : setTimeout(free, this.mostMs).unref();
     try {
       return await work(free);
     } finally {
+      clearTimeout(late);
       free();
     }
   }

@@ -50,7 +50,7 @@ export function canUnpack(encoding: string): boolean {
 export class Intake {
   readonly #turns = new Turns();
   readonly #huge = new Room(RPC_LIMITS.hugeRequestBytes);
-  readonly #answers = new Room(RPC_LIMITS.heavyAnswerBytes);
+  readonly #answers: Room;
 
   /**
    * @param budget of all requests that are being received or wait
@@ -58,8 +58,10 @@ export class Intake {
    */
   constructor(
     readonly budget: Budget = new Budget(),
-    private readonly roomMs: number = RPC_LIMITS.roomMs,
-  ) {}
+    private readonly roomMs: number = LIMITS.roomMs,
+  ) {
+    this.#answers = new Room(RPC_LIMITS.heavyAnswerBytes, roomMs);
+  }
 
   /**
    * Decodes a request and has it answered.
@@ -97,9 +99,9 @@ export class Intake {
   ): Promise<T> {
     const weight = weightOf(pageBytes(request), format);
     if (weight <= RPC_LIMITS.lightAnswerBytes) return answer(request);
-    return this.#answers.use(weight, (free) => {
+    return this.#answers.use(weight, () => {
       throwIfAborted(signal);
-      return this.#freeingLate(free, answer(request));
+      return answer(request);
     });
   }
 

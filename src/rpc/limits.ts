@@ -75,8 +75,6 @@ export const RPC_LIMITS = {
   /** So many bytes of pages may be read and written at once; those up to the first of these need no room. */
   lightAnswerBytes: 256 * 1024,
   heavyAnswerBytes: 4 * 1024 * 1024,
-  /** How long one keeps others from these rooms, at most. */
-  roomMs: 1000,
   /** What a run counts there that comes without its payload. */
   answerRunBytes: 1024,
   /** Bytes of requests that are being received or wait for their turn. */

@@ -132,7 +132,7 @@ export function createService({
   const snapshots = new Snapshots(statePool, clock);
   const head = new SharedRead(() => readHead(pool));
   const counts = new CallCounts();
-  const largeRuns = new Room(LIMITS.largeRunsRead);
+  const largeRuns = new Room(LIMITS.largeRunsRead, LIMITS.roomMs);
   const jobs: JobService = {
     createRun: (request, call) => creates.createRun(request, call),
     batchCreateRuns: (requests, call) => creates.batchCreateRuns(requests, call),

@@ -74,4 +74,20 @@ describeOnEveryPostgres('GetRun', (open) => {
       }
     }),
   );
+
+  void test(
+    'lets others go on when a large run takes long to be read',
+    fresh(open, async (db) => {
+      const large = { text: randomBytes(100_000).toString('base64') };
+      const [run] = await create(db.pool, { input: large });
+      assert.ok(run);
+      const slow = new SlowDatabase(db.pool, 'get_run');
+      const [room, call] = [new Room(1, 20), { signal: new AbortableSignal() }];
+      const answers = Promise.all([1, 2].map(() => getRun(slow, run.id, room, call)));
+      await waitFor(() => slow.underWay === 2, 'both to be on their way');
+      slow.letThrough();
+      slow.letThrough();
+      await answers;
+    }),
+  );
 });

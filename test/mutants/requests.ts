@@ -120,6 +120,12 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
     },
   ].map((mutant) => ({ ...mutant, testFile: 'unit/budget' })),
   {
+    name: 'whoever takes long keeps others out of a room for as long',
+    edits: [edit('dist/src/base/room.js', 'setTimeout(free, this.mostMs).unref()', 'undefined')],
+    testFile: 'db/get_run',
+    caughtBy: 'lets others go on when a large run takes long to be read',
+  },
+  {
     name: 'large runs are read all at once',
     edits: [edit('dist/src/service/get_run.js', 'room.use(1,', 'room.use(0,')],
     testFile: 'db/get_run',

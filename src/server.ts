@@ -136,7 +136,7 @@ export async function startServer(
     });
     const open = (options: Omit<PoolOptions, 'databaseUrl' | 'pooled' | 'log'>): Pool =>
       createPool({ databaseUrl: database.url, pooled, log, ...options });
-    const pool = open({ connections: config.poolConnections });
+    const pool = open({ connections: config.poolConnections, fixed: true });
     // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
     const watchPool = open({
       connections: LIMITS.watchConnections,

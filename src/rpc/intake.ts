@@ -1,4 +1,4 @@
-import { setImmediate as nextLoop } from 'node:timers/promises';
+import { setTimeout as wait } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { brotliDecompress, gunzip, inflate } from 'node:zlib';
 import type { DescMessage, Message } from '@bufbuild/protobuf';
@@ -39,8 +39,9 @@ export function canUnpack(encoding: string): boolean {
  * Lets requests in, of all listeners of a server, so that large ones do not hurt others:
  *
  * 1. Small requests, nearly all, are decoded at once.
- * 2. Large ones take turns. One turn holds what keeps the process from everything else (decoding, conversion, the checks
- *    of the service); after it the others have as long as it took. A compressed request is unpacked in its turn.
+ * 2. Large ones take turns. One turn holds what keeps the process from everything else, in two stretches (decoding; conversion
+ *    and the checks of the service); after each the others have as long as it took. A compressed request is unpacked in its
+ *    turn.
  * 3. Of huge ones, only as many are on their way through the service as fit into `hugeRequestBytes`. Whoever takes long
  *    there, as it waits for a claim, keeps its room for `roomMs`.
  * 4. All bytes of large requests that come or wait have a budget (`Budget`). Beyond it, a request is told to come again.
@@ -120,17 +121,15 @@ export class Intake {
     const size = encoding === 'identity' ? bytes.length : LIMITS.messageBytes;
     const weight = weightOf(size, format);
     return this.#huge.use(weight > RPC_LIMITS.hugeBytes ? weight : 0, (free) =>
-      this.#turns.take(async (begin) => {
+      this.#turns.take(async (turn) => {
         throwIfAborted(signal);
         const whole = encoding === 'identity' ? bytes : await unpack(payload, LIMITS.messageBytes);
         if (weightOf(whole.length, format) <= RPC_LIMITS.hugeBytes) free();
-        begin();
-        const request = decode(schema, whole, format);
+        const request = turn.stretch(() => decode(schema, whole, format));
         held.release();
-        // Two stretches that keep the process busy, rather than one.
-        await nextLoop();
+        await turn.rest();
         throwIfAborted(signal);
-        return { answer: this.#freeingLate(free, answer(request)) };
+        return { answer: turn.stretch(() => this.#freeingLate(free, answer(request))) };
       }),
     );
   }
@@ -180,23 +179,37 @@ function isTooLarge(error: unknown): boolean {
   return (error as { code?: unknown }).code === 'ERR_BUFFER_TOO_LARGE';
 }
 
-/** One after the other, with a pause for everybody else behind each that is as long as it was. */
+/** One after the other, each with rests for everybody else. */
 class Turns {
   #last: Promise<unknown> = Promise.resolve();
 
-  /**
-   * @param work calls `begin` where it begins to keep the process busy. What it answers with is waited for by the caller
-   *   alone.
-   */
-  take<T>(work: (begin: () => void) => Promise<{ answer: Promise<T> }>): Promise<T> {
-    let startMs: number | undefined;
-    const begin = (): void => void (startMs = performance.now());
-    const done = this.#last.then(() => work(begin));
-    const pause = async (): Promise<void> => {
-      const busyMs = startMs === undefined ? 0 : performance.now() - startMs;
-      await new Promise((resolve) => setTimeout(resolve, busyMs));
-    };
-    this.#last = done.then(pause, pause);
+  /** @param work what it answers with is waited for by the caller alone */
+  take<T>(work: (turn: Turn) => Promise<{ answer: Promise<T> }>): Promise<T> {
+    const turn = new Turn();
+    const done = this.#last.then(() => work(turn));
+    const rest = (): Promise<void> => turn.rest();
+    this.#last = done.then(rest, rest);
     return done.then(({ answer }) => answer);
+  }
+}
+
+class Turn {
+  #owedMs = 0;
+
+  /** What keeps the process busy from its beginning to its end. */
+  stretch<T>(work: () => T): T {
+    const fromMs = performance.now();
+    try {
+      return work();
+    } finally {
+      this.#owedMs += performance.now() - fromMs;
+    }
+  }
+
+  /** As long as all stretches since the last one took. A call of somebody else takes two looks of the process, or more. */
+  async rest(): Promise<void> {
+    const owedMs = this.#owedMs;
+    this.#owedMs = 0;
+    await wait(owedMs);
   }
 }

@@ -54,6 +54,8 @@ export interface PoolOptions {
   readonly name?: string;
   /** The URL is that of a transaction pooler, which takes no settings of a session. */
   readonly pooled?: boolean;
+  /** All connections are opened at once and stay, rather than when they are needed; see `ConnectionsOptions`. */
+  readonly fixed?: boolean;
   /** How many of the connections are for statements that keep their plans: half of them when absent. */
   readonly keeping?: number;
   /** A statement that takes longer has lost its connection; `QUERY_TIMEOUT_MS` when absent. */
@@ -87,7 +89,7 @@ const BEGIN = `begin; set local idle_in_transaction_session_timeout = '5s'`;
  * wait for locks. Behind a transaction pooler, where a session cannot be set up, all are alike.
  */
 export function createPool(options: PoolOptions): Pool {
-  const { databaseUrl, log, queryTimeoutMs, pooled = false, name = 'baton' } = options;
+  const { databaseUrl, log, queryTimeoutMs, pooled = false, name = 'baton', fixed = false } = options;
   const keeping = pooled ? 0 : (options.keeping ?? Math.floor(options.connections / 2));
   const texts = Math.max(options.connections - keeping, 1);
   const watchdog = new Watchdog({
@@ -97,7 +99,7 @@ export function createPool(options: PoolOptions): Pool {
     onLost: () => cutIdle(),
   });
   const openMany = (max: number, settings: Readonly<Record<string, string>>): Connections =>
-    openConnections({ databaseUrl, name, max, pooled, queryTimeoutMs, settings, watchdog, log });
+    openConnections({ databaseUrl, name, max, fixed, pooled, queryTimeoutMs, settings, watchdog, log });
   const planned = openMany(texts, {});
   const kept = keeping === 0 ? planned : openMany(keeping, KEPT_PLANS);
   const all = [...new Set([planned, kept])];

@@ -13,6 +13,7 @@ import {
 } from '../support/database.js';
 import { startFalseProcessIds } from '../support/false_process_ids.js';
 import { create, fresh, waitingForLock } from '../support/log_runs.js';
+import { startTestServer } from '../support/server.js';
 import { waitFor, within } from '../support/wait.js';
 
 const isAway = (error: unknown): boolean =>
@@ -54,6 +55,20 @@ describeOnEveryPostgres('a pool', (open) => {
         await slow;
       } finally {
         await pool.close();
+      }
+    }),
+  );
+
+  void test(
+    'of the calls of a server has all its connections before anybody needs one',
+    fresh(open, async (db) => {
+      const baton = await startTestServer(db.url, { poolConnections: 4 });
+      const sessions = `select from pg_stat_activity
+        where datname = current_database() and application_name = 'baton'`;
+      try {
+        await waitFor(async () => (await db.pool.query(sessions)).length === 4, 'four sessions');
+      } finally {
+        await baton.stop();
       }
     }),
   );

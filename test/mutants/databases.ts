@@ -98,6 +98,12 @@ export const DATABASE_MUTANTS: readonly Mutant[] = [
     caughtBy: 'obeys SIGTERM while the service waits for a table',
   },
   {
+    name: 'connections are made when they are needed first',
+    edits: [edit('dist/src/server.js', ', fixed: true', '')],
+    testFile: 'db/pool',
+    caughtBy: 'of the calls of a server has all its connections before anybody needs one',
+  },
+  {
     name: 'any encoding is taken',
     edits: [edit(CHECK, "encoding !== 'UTF8'", 'false')],
     testFile: 'server/starts',

@@ -63,10 +63,12 @@ describeOnEveryPostgres('a pool', (open) => {
     'of the calls of a server has all its connections before anybody needs one',
     fresh(open, async (db) => {
       const baton = await startTestServer(db.url, { poolConnections: 4 });
-      const sessions = `select from pg_stat_activity
-        where datname = current_database() and application_name = 'baton'`;
+      const areOpen = async (): Promise<boolean> => {
+        const metrics = await (await fetch(`${baton.httpUrl}/metrics`)).text();
+        return metrics.includes('baton_pool_connections{pool="calls",state="idle"} 4\n');
+      };
       try {
-        await waitFor(async () => (await db.pool.query(sessions)).length === 4, 'four sessions');
+        await waitFor(areOpen, 'four connections');
       } finally {
         await baton.stop();
       }

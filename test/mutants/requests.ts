@@ -61,7 +61,7 @@ export const REQUEST_MUTANTS: readonly Mutant[] = [
   ...[
     {
       name: 'large requests are decoded at the same time',
-      edits: [edit(INTAKE, 'this.#last = done.then(pause, pause)', 'void pause')],
+      edits: [edit(INTAKE, 'this.#last = done.then(rest, rest)', 'void rest')],
       caughtBy: 'large requests take turns in their order, with a turn of the event loop between two',
     },
     {

@@ -136,7 +136,7 @@ export async function startServer(
     });
     const open = (options: Omit<PoolOptions, 'databaseUrl' | 'pooled' | 'log'>): Pool =>
       createPool({ databaseUrl: database.url, pooled, log, ...options });
-    const pool = open({ connections: config.poolConnections, fixed: true });
+    const pool = open({ connections: config.poolConnections });
     // Of its own, so that calls which wait for somebody's locks never keep the log from being read.
     const watchPool = open({
       connections: LIMITS.watchConnections,
@@ -168,6 +168,8 @@ export async function startServer(
     });
     await service.start();
     stopper.push(() => service.stop());
+    // What reads the log first: where the database allows fewer, calls have to do with what is left.
+    void watchPool.fill().then(() => pool.fill());
 
     const handlers = createHandlers(service.jobs, service.pipelines);
     const health = new Health({ ping: () => ping(pool, pools), clock: systemClock, log });

@@ -28,6 +28,9 @@ const QUERY_TIMEOUT_MS = 30_000;
 /** Somebody's open transaction may hold a row for ever; a call must not hold a connection for as long. */
 const LOCK_TIMEOUT_MS = 3000;
 
+/** A network may forget a connection that says nothing for some minutes, and tells nobody. */
+const KEEPALIVE_MS = 30_000;
+
 /** How long calls fail at once after a session was read-only, so that each of them does not make another. */
 const READ_ONLY_PAUSE_MS = 500;
 
@@ -51,8 +54,17 @@ export interface Connections {
   checkOut(): Promise<Session>;
   /** Breaks those that nobody uses, so that they are replaced at the next use. */
   cutIdle(): void;
+  /** Opens all, and holds them. */
+  openAll(): Promise<OpenedAll>;
   close(): Promise<void>;
   abort(): void;
+}
+
+export interface OpenedAll {
+  /** Why one of them could not be opened. */
+  readonly error: unknown;
+  /** @param stay whether they stay, for whoever needs one, or are closed */
+  end(stay: boolean): void;
 }
 
 export interface ConnectionsOptions {
@@ -61,11 +73,6 @@ export interface ConnectionsOptions {
   readonly name: string;
   /** The most that are open at a time. */
   readonly max: number;
-  /**
-   * All are opened now, and stay. `pg.Pool` has whoever comes when none is free wait for a new one, though others come free
-   * long before: on a busy machine it takes 100 to 200 ms to make one.
-   */
-  readonly fixed: boolean;
   readonly pooled: boolean;
   readonly queryTimeoutMs: number | undefined;
   /** More than what every session of Baton has. */
@@ -83,8 +90,9 @@ export function openConnections(options: ConnectionsOptions): Connections {
     max: options.max,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
-    idleTimeoutMillis: options.fixed ? 0 : 30_000,
+    idleTimeoutMillis: 30_000,
     keepAlive: true,
+    keepAliveInitialDelayMillis: KEEPALIVE_MS,
     types,
   });
   // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
@@ -120,14 +128,6 @@ export function openConnections(options: ConnectionsOptions): Connections {
     if (clients.size === 0) onEmpty?.();
   });
   pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost'));
-
-  // Who cannot be had now is asked for again by whoever needs it.
-  const open = (): Promise<void> =>
-    pool.connect().then(
-      (client) => client.release(),
-      () => undefined,
-    );
-  if (options.fixed) for (let count = 0; count < options.max; count += 1) void open();
 
   return {
     pool,
@@ -191,6 +191,18 @@ export function openConnections(options: ConnectionsOptions): Connections {
       return session;
     },
     cutIdle,
+    async openAll() {
+      // Held until all are there: one that is given back would be given again instead of a new one.
+      const opened = await Promise.allSettled(Array.from({ length: options.max }, () => pool.connect()));
+      return {
+        error: opened.find((one) => one.status === 'rejected')?.reason as unknown,
+        end(stay) {
+          // So many are not closed for having nothing to do.
+          if (stay) pool.options.min = options.max;
+          for (const one of opened) if (one.status === 'fulfilled') one.value.release(!stay);
+        },
+      };
+    },
     async close() {
       await pool.end();
       // The pool forgets an idle connection when it says goodbye; one that has gone silent never answers that, and its

@@ -26,6 +26,12 @@ export interface Pool extends Queryable {
   onOver(listener: () => void): void;
   /** Breaks the connections that nobody uses: they lead to where nobody should work any more. */
   renew(): void;
+  /**
+   * Opens all connections, which stay from then on. Without it, whoever comes when none is free has one made for him, 100 to
+   * 200 ms on a busy machine, and waits for that one though others come free long before. Where not all can be had, they come
+   * and go by need, so that none stays which others lack.
+   */
+  fill(): Promise<void>;
   /** Connections that are open now. */
   readonly size: number;
   /** Open connections that nobody uses. */
@@ -54,8 +60,6 @@ export interface PoolOptions {
   readonly name?: string;
   /** The URL is that of a transaction pooler, which takes no settings of a session. */
   readonly pooled?: boolean;
-  /** All connections are opened at once and stay, rather than when they are needed; see `ConnectionsOptions`. */
-  readonly fixed?: boolean;
   /** How many of the connections are for statements that keep their plans: half of them when absent. */
   readonly keeping?: number;
   /** A statement that takes longer has lost its connection; `QUERY_TIMEOUT_MS` when absent. */
@@ -89,7 +93,7 @@ const BEGIN = `begin; set local idle_in_transaction_session_timeout = '5s'`;
  * wait for locks. Behind a transaction pooler, where a session cannot be set up, all are alike.
  */
 export function createPool(options: PoolOptions): Pool {
-  const { databaseUrl, log, queryTimeoutMs, pooled = false, name = 'baton', fixed = false } = options;
+  const { databaseUrl, log, queryTimeoutMs, pooled = false, name = 'baton' } = options;
   const keeping = pooled ? 0 : (options.keeping ?? Math.floor(options.connections / 2));
   const texts = Math.max(options.connections - keeping, 1);
   const watchdog = new Watchdog({
@@ -99,7 +103,7 @@ export function createPool(options: PoolOptions): Pool {
     onLost: () => cutIdle(),
   });
   const openMany = (max: number, settings: Readonly<Record<string, string>>): Connections =>
-    openConnections({ databaseUrl, name, max, fixed, pooled, queryTimeoutMs, settings, watchdog, log });
+    openConnections({ databaseUrl, name, max, pooled, queryTimeoutMs, settings, watchdog, log });
   const planned = openMany(texts, {});
   const kept = keeping === 0 ? planned : openMany(keeping, KEPT_PLANS);
   const all = [...new Set([planned, kept])];
@@ -110,6 +114,7 @@ export function createPool(options: PoolOptions): Pool {
   };
   const checkOut = (): Promise<Session> => planned.checkOut();
   let tell = (): void => undefined;
+  let isOver = false;
 
   return {
     commits: true,
@@ -168,6 +173,13 @@ export function createPool(options: PoolOptions): Pool {
     },
     owns: (processId) => all.some((connections) => connections.owns(processId)),
     renew: cutIdle,
+    async fill() {
+      const opened = await Promise.all(all.map((connections) => connections.openAll()));
+      const error = opened.find((each) => each.error !== undefined)?.error;
+      for (const each of opened) each.end(error === undefined);
+      if (error !== undefined && !isOver)
+        log.warn({ err: error }, `not all ${options.connections} connections of "${name}" could be opened`);
+    },
     onOver(listener) {
       tell = listener;
     },
@@ -181,10 +193,12 @@ export function createPool(options: PoolOptions): Pool {
       return sum((pool) => pool.waitingCount);
     },
     async close() {
+      isOver = true;
       await Promise.all(all.map((connections) => connections.close()));
       await watchdog.close();
     },
     abort() {
+      isOver = true;
       watchdog.abort();
       for (const connections of all) connections.abort();
     },

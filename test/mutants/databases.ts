@@ -99,9 +99,15 @@ export const DATABASE_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'connections are made when they are needed first',
-    edits: [edit('dist/src/server.js', ', fixed: true', '')],
+    edits: [edit('dist/src/server.js', '.then(() => pool.fill())', '')],
     testFile: 'db/pool',
     caughtBy: 'of the calls of a server has all its connections before anybody needs one',
+  },
+  {
+    name: 'connections stay where not all can be had',
+    edits: [edit('dist/src/store/pool.js', 'each.end(error === undefined)', 'each.end(true)')],
+    testFile: 'server/your_postgresql',
+    caughtBy: 'that may have fewer connections than a server keeps is enough while there is little to do',
   },
   {
     name: 'any encoding is taken',

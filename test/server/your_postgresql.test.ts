@@ -10,9 +10,10 @@ import { Cleanup } from '../support/cleanup.js';
 import { serverIdentity, startDebianCluster } from '../support/debian_cluster.js';
 import { createDatabase, describeOnEveryPostgres, silent } from '../support/database.js';
 import { liveThrough } from '../support/life.js';
-import { temporaryDir } from '../support/process.js';
+import { ANY_PORT, ServerProcess, temporaryDir } from '../support/process.js';
 import { postgres15, skipWithout15 } from '../support/restores.js';
 import { startTestServer } from '../support/server.js';
+import { waitFor } from '../support/wait.js';
 
 const run = promisify(execFile);
 const ofFirst = { log: silent, signal: new AbortController().signal, waitMs: 0 };
@@ -46,6 +47,48 @@ describeOnEveryPostgres('a role', (open) => {
       `select nspowner::regrole::text as owner from pg_namespace where nspname = 'baton'`,
     );
     assert.deepEqual(owner, { owner: role });
+  });
+
+  void test('that may have fewer connections than a server keeps is enough while there is little to do', async (t) => {
+    const cleanup = new Cleanup(t);
+    const database = await open('template1');
+    cleanup.push(() => database.drop());
+    const role = `few_${process.pid}_${database.version}`;
+    await database.pool.query(`create role ${role} login password 'secret' connection limit 8`);
+    cleanup.push(async () => {
+      await database.pool.query(`drop owned by ${role} cascade`);
+      await database.pool.query(`drop role ${role}`);
+    });
+    const url = new URL(database.url);
+    await database.pool.query(`grant create on database ${url.pathname.slice(1)} to ${role}`);
+    [url.username, url.password] = [role, 'secret'];
+    const server = new ServerProcess(['serve', ...ANY_PORT, '--database-url', url.toString()]);
+    cleanup.push(async () => {
+      server.child.kill('SIGKILL');
+      await server.exited;
+    });
+    await server.ready();
+    await waitFor(
+      () => /not all 10 connections of \\"baton\\" could be opened/.test(server.stderr),
+      'it to say so',
+    );
+    const sessions = async (application: string): Promise<number> => {
+      const text = `select from pg_stat_activity
+        where datname = current_database() and usename = $1 and application_name = $2`;
+      return (await database.pool.query(text, [role, application])).length;
+    };
+    // One listens and three read the log.
+    await waitFor(async () => (await sessions('baton')) < 4, 'it to keep none that others may need');
+    for (let n = 0; n < 20; n += 1) {
+      for (const [method, body] of [
+        ['CreateRun', {}],
+        ['ListRuns', {}],
+        ['ClaimNext', { stage: 'initialize' }],
+      ] as const)
+        // What the server does by itself may have the last one for a moment.
+        await waitFor(async () => (await server.call(method, body)).status === 200, method);
+    }
+    assert.equal(await sessions('baton listen'), 1);
   });
 });
 

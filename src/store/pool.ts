@@ -115,6 +115,14 @@ export function createPool(options: PoolOptions): Pool {
   const checkOut = (): Promise<Session> => planned.checkOut();
   let tell = (): void => undefined;
   let isOver = false;
+  let filled = Promise.resolve();
+  const fill = async (): Promise<void> => {
+    const opened = await Promise.all(all.map((connections) => connections.openAll()));
+    const error = opened.find((each) => each.error !== undefined)?.error;
+    for (const each of opened) each.end(error === undefined);
+    if (error !== undefined && !isOver)
+      log.warn({ err: error }, `not all ${options.connections} connections of "${name}" could be opened`);
+  };
 
   return {
     commits: true,
@@ -173,12 +181,9 @@ export function createPool(options: PoolOptions): Pool {
     },
     owns: (processId) => all.some((connections) => connections.owns(processId)),
     renew: cutIdle,
-    async fill() {
-      const opened = await Promise.all(all.map((connections) => connections.openAll()));
-      const error = opened.find((each) => each.error !== undefined)?.error;
-      for (const each of opened) each.end(error === undefined);
-      if (error !== undefined && !isOver)
-        log.warn({ err: error }, `not all ${options.connections} connections of "${name}" could be opened`);
+    fill() {
+      if (!isOver) filled = fill();
+      return filled;
     },
     onOver(listener) {
       tell = listener;
@@ -194,6 +199,8 @@ export function createPool(options: PoolOptions): Pool {
     },
     async close() {
       isOver = true;
+      // A pool that is being closed never answers who waits for a connection.
+      await filled;
       await Promise.all(all.map((connections) => connections.close()));
       await watchdog.close();
     },

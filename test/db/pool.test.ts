@@ -75,6 +75,20 @@ describeOnEveryPostgres('a pool', (open) => {
     }),
   );
 
+  void test(
+    'is closed while all its connections are opened',
+    fresh(open, async (db) => {
+      const pool = createPool({ databaseUrl: db.url, connections: 4, log: silent });
+      // One is there, so another is waited for rather than made at once.
+      await pool.query('select 1');
+      const filled = pool.fill();
+      // After 5 s, whoever waits for a connection gives up.
+      await within(pool.close(), 'the pool to be closed', 4000, 4000);
+      await within(filled, 'the end of it');
+      await pool.fill();
+    }),
+  );
+
   void test('is closed when its connections are gone, those that have gone silent among them', async () => {
     const database = await open();
     const { proxy, url } = await FaultProxy.before(database.url);

@@ -104,6 +104,12 @@ export const DATABASE_MUTANTS: readonly Mutant[] = [
     caughtBy: 'of the calls of a server has all its connections before anybody needs one',
   },
   {
+    name: 'a pool is closed without a look at who opens connections',
+    edits: [edit('dist/src/store/pool.js', 'await filled;', '')],
+    testFile: 'db/pool',
+    caughtBy: 'is closed while all its connections are opened',
+  },
+  {
     name: 'connections stay where not all can be had',
     edits: [edit('dist/src/store/pool.js', 'each.end(error === undefined)', 'each.end(true)')],
     testFile: 'server/your_postgresql',
